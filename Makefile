@@ -1,0 +1,54 @@
+# perfkit: everything a person or CI runs. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO_RUN ?= runs/demo
+
+.PHONY: help demo test check format bench clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# A torch that is there already (cluster, container) is used and kept, whatever its version; otherwise
+# torch comes first and pinned, so that no other package chooses a build for us.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfkit needs Python 3.11 or newer"'
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
+		test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV); \
+		grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; \
+	else \
+		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+		cp constraints.txt $(VENV)/constraints.txt; \
+		$(PIP) install --quiet -c $(VENV)/constraints.txt torch; \
+	fi
+	DS_BUILD_OPS=0 $(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[run,demo,report,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## Run, analyze, predict, compare and report SmolLM2-135M on 4 local ranks
+	$(BIN)/perfkit fetch smollm2-135m-instruct
+	$(BIN)/perfkit calibrate --tp 2 --pp 2
+	$(BIN)/perfkit run smollm2-135m-instruct --tp 2 --pp 2 --batch 4 \
+		--prompt-tokens 256 --new-tokens 32 --out $(DEMO_RUN) --force
+	$(BIN)/perfkit analyze $(DEMO_RUN)
+	$(BIN)/perfkit compare $(DEMO_RUN)
+	$(BIN)/perfkit report $(DEMO_RUN) -o $(DEMO_RUN)/report.html --force
+
+test: $(VENV)/.installed  ## Pass the tests (stages the demo model first)
+	$(BIN)/perfkit fetch smollm2-135m-instruct
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed  ## Format, lint and types, as CI checks them
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## Rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one run
+	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s
+
+clean:  ## Remove the virtual environment and the runs
+	rm -rf $(VENV) runs

@@ -1,0 +1,43 @@
+"""`perfkit analyze`: where each rank's time went, from what a run left on disk."""
+
+from pathlib import Path
+
+import typer
+
+from perfkit.cli.output import FORMAT_OPTION, Format, closing, result, story
+
+
+def command(
+    paths: list[Path] = typer.Argument(
+        metavar="RUN...",
+        help="Run folders; or Kineto files (torch.profiler), or folders of them.",
+    ),
+    fmt: Format = FORMAT_OPTION,
+    kernels: int = typer.Option(
+        0, "--kernels", min=0, help="Also print the N longest operations of each rank."
+    ),
+    out: Path | None = typer.Option(
+        None, "--out", help="Folder for the tables. [default: RUN/tables; none for loose files]"
+    ),
+) -> None:
+    """Split each rank's time into compute, exposed communication, copies and idle.
+
+    TTFT, TPOT and throughput come from the timed passes; the split from the captured one.
+    Writes the tables as parquet. A broken or missing file is reported, never averaged away.
+    """
+    from perfkit.report.time_split_output import printed
+    from perfkit.timeline.analysis import analyze_paths, table_folder, write_tables
+
+    analyses = analyze_paths(paths)
+    written = None
+    for analysis in analyses:
+        if folder := table_folder(analysis, out, len(analyses)):
+            written = write_tables(analysis, folder)
+            story(f"tables: {written}")
+    result(printed(analyses, fmt.value, kernels))
+    if analyses[0].run:
+        closing(written, f"perfkit compare {analyses[0].source}")
+    elif written is None:
+        closing(None, f"perfkit analyze {analyses[0].source} --out FOLDER  (writes the tables)")
+    else:
+        closing(written, f"perfkit analyze {analyses[0].source} --kernels 10")

@@ -1,0 +1,69 @@
+"""The `perfkit` command: registers one file per verb and is the only place that prints errors.
+
+Exit codes: 0 ok, 1 the operation failed, 2 usage or configuration, 3 a check did not hold,
+4 an external tool is missing, 130 interrupted.
+"""
+
+import sys
+
+import typer
+
+from perfkit import __version__
+from perfkit.cli import analyze, calibrate, fetch, memory, predict, run
+from perfkit.errors import PerfkitError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="perfkit",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PERFKIT"},
+    help="Run, record, predict and compare large language models on several GPUs.",
+    epilog="stdout is the result, stderr the story. Exit codes: 0 ok, 1 failed, 2 usage, "
+    "3 check failed, 4 tool missing, 130 interrupted.",
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"perfkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False,
+        "--version",
+        callback=show_version,
+        is_eager=True,
+        allow_from_autoenv=False,
+        help="Print the version.",
+    ),
+) -> None:
+    """Options of perfkit itself."""
+
+
+app.command("run")(run.command)
+app.command("analyze")(analyze.command)
+app.command("predict")(predict.command)
+app.command("memory")(memory.command)
+app.command("calibrate")(calibrate.command)
+app.command("fetch")(fetch.command)
+
+
+def main() -> None:
+    """Run perfkit; turn its own errors into one message and an exit code."""
+    try:
+        app()
+    except PerfkitError as error:
+        typer.echo(f"perfkit: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("perfkit: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,131 @@
+"""Where this process stands in the run: one rank under srun, or the parent of all ranks.
+
+Under srun each task is one rank (SLURM_PROCID). Otherwise perfkit starts every rank here.
+The ranks find each other through run.json: rank 0's supervisor writes its address and a free port
+there, so no node list is parsed and no extra program is needed.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perfkit.collect.facts import usable_cores
+from perfkit.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The ranks that this process supervises, and how they stand in the run."""
+
+    ranks: tuple[int, ...]
+    num_ranks: int
+    local_ids: tuple[int, ...]
+    ranks_on_node: int
+    launch_id: str
+    """Same on every rank of one launch, different for the next: tells a stale run folder."""
+    slurm: bool
+
+    @property
+    def first(self) -> bool:
+        return 0 in self.ranks
+
+    @property
+    def whole(self) -> bool:
+        """True when every rank of the run is supervised here."""
+        return len(self.ranks) == self.num_ranks
+
+
+def find_place(num_ranks: int, environ: Mapping[str, str]) -> Place:
+    """This process's place from SLURM_* variables, or all `num_ranks` ranks here."""
+    tasks = int(environ.get("SLURM_NTASKS", "1"))
+    if "SLURM_PROCID" not in environ or (tasks == 1 and num_ranks > 1):
+        return local_place(num_ranks)
+    if tasks != num_ranks:
+        raise ConfigError(
+            f"srun started {tasks} tasks, but tp * pp = {num_ranks}. "
+            f"Use `srun --ntasks={num_ranks}` or change --tp and --pp.",
+        )
+    job, step = environ.get("SLURM_JOB_ID", "0"), environ.get("SLURM_STEP_ID", "0")
+    return Place(
+        ranks=(int(environ["SLURM_PROCID"]),),
+        num_ranks=num_ranks,
+        local_ids=(int(environ["SLURM_LOCALID"]),),
+        ranks_on_node=tasks_on_this_node(environ, num_ranks),
+        launch_id=f"slurm-{job}.{step}",
+        slurm=True,
+    )
+
+
+def local_place(num_ranks: int) -> Place:
+    """Every rank on this machine, started by this process."""
+    everyone = tuple(range(num_ranks))
+    return Place(
+        ranks=everyone,
+        num_ranks=num_ranks,
+        local_ids=everyone,
+        ranks_on_node=num_ranks,
+        launch_id=f"local-{socket.gethostname()}-{os.getpid()}",
+        slurm=False,
+    )
+
+
+def tasks_on_this_node(environ: Mapping[str, str], num_ranks: int) -> int:
+    """Tasks of the step on this node, from SLURM_STEP_TASKS_PER_NODE such as `2(x3),1`."""
+    layout = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    counts: list[int] = []
+    for part in filter(None, layout.split(",")):
+        tasks, _, repeat = part.partition("(x")
+        counts += [int(tasks)] * int(repeat.rstrip(")") or 1)
+    node = int(environ.get("SLURM_NODEID", "0"))
+    return counts[node] if node < len(counts) else num_ranks
+
+
+def rank_environment(
+    place: Place, rank: int, master: tuple[str, int], environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of one rank: torch.distributed's variables and its share of the cores."""
+    local_id = place.local_ids[place.ranks.index(rank)]
+    threads = max(1, usable_cores() // (place.ranks_on_node if place.whole else 1))
+    ours = {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(place.num_ranks),
+        "LOCAL_RANK": str(local_id),
+        "LOCAL_WORLD_SIZE": str(place.ranks_on_node),
+        "MASTER_ADDR": master[0],
+        "MASTER_PORT": str(master[1]),
+        "PYTHONUNBUFFERED": "1",
+        # transformers must never look for a hub, not even for a missing file.
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    defaults = {"OMP_NUM_THREADS": str(threads)}
+    if place.whole:
+        # gloo looks up the host name otherwise, which fails in containers without a resolver.
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"
+    return {**defaults, **environ, **ours}
+
+
+def choose_master(place: Place, environ: Mapping[str, str]) -> tuple[str, int]:
+    """Address and free port for the rendezvous, chosen on rank 0's host.
+
+    MASTER_ADDR wins where a site needs another name for its fast network (a suffix, say).
+    """
+    address = LOOPBACK if place.whole else environ.get("MASTER_ADDR", socket.gethostname())
+    return address, int(environ.get("MASTER_PORT", "0")) or free_port()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def engine_command(folder: Path) -> list[str]:
+    """The command line of one rank of perfkit's own engine."""
+    import sys
+
+    return [sys.executable, "-m", "perfkit.engine.worker", str(folder)]

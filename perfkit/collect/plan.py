@@ -1,0 +1,175 @@
+"""Everything about a run that can be wrong is found here, before anything is written."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perfkit.calibrate.store import device_name, folder_for
+from perfkit.collect.facts import gpu_facts, host_facts
+from perfkit.collect.launch import Place, find_place
+from perfkit.collect.settings import DTYPES, LOADS, RunSettings
+from perfkit.engine.checkpoint import check_shapes, read_checkpoint
+from perfkit.engine.models import LocalModel, find_model
+from perfkit.engine.prompts import read_prompts
+from perfkit.errors import ConfigError
+from perfkit.predict.spec import ModelSpec, spec_from_config
+from perfkit.predict.tensors import check_layout, tensors
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """A run that may start: settings resolved, model found, layout possible."""
+
+    settings: RunSettings
+    model_config: dict[str, Any]
+    place: Place
+    folder: Path
+    force: bool
+    command: tuple[str, ...]
+    task: str = "inference"
+
+
+def plan_run(
+    *,
+    model: str,
+    models_dir: Path | None,
+    out: Path | None,
+    force: bool,
+    command: Sequence[str],
+    tp: int,
+    pp: int,
+    split: str | None,
+    batch: int,
+    microbatches: int | None,
+    dtype: str | None,
+    load: str,
+    prompts: Path | None,
+    device: str | None,
+    **rest: Any,
+) -> RunPlan:
+    """Resolve and check what the user asked for; ConfigError says what to change."""
+    device, dtype = resolve_device(device, dtype)
+    one_of("--load", load, LOADS)
+    found = find_model(model, models_dir, weights=load == "safetensors")
+    spec = spec_from_config(found.config, model_id=found.id)
+    counts = parse_split(split)
+    check_layout(spec, tp=tp, pp=pp, split=counts)
+    place = find_place(tp * pp, os.environ)
+    check_tokens(spec, rest["prompt_tokens"], rest["new_tokens"])
+    if prompts is not None:
+        read_prompts(prompts)
+    if load == "safetensors" and place.first:
+        check_weights(found, spec)
+    if device == "cuda":
+        check_gpus(place)
+    settings = RunSettings(
+        model_id=found.id,
+        model_folder=str(found.folder.resolve()) if found.folder else None,
+        tp=tp,
+        pp=pp,
+        split=counts,
+        batch=batch,
+        microbatches=resolve_microbatches(microbatches, batch, pp),
+        dtype=dtype,
+        load=load,
+        prompts=str(prompts.resolve()) if prompts else None,
+        device=device,
+        **rest,
+    )
+    folder = out or default_folder(settings, place)
+    return RunPlan(settings, found.config, place, folder, force, tuple(command))
+
+
+def plan_calibration(
+    *, tp: int, pp: int, dtype: str | None, device: str | None, command: Sequence[str]
+) -> RunPlan:
+    """The microbenchmark as a run; its folder is where the calibration is kept."""
+    device, dtype = resolve_device(device, dtype)
+    place = find_place(tp * pp, os.environ)
+    if device == "cuda":
+        check_gpus(place)
+    settings = RunSettings(
+        model_id="microbenchmark",
+        model_folder=None,
+        tp=tp,
+        pp=pp,
+        dtype=dtype,
+        load="dummy",
+        device=device,
+        kineto=False,
+    )
+    folder = folder_for(settings, device_name(device, host_facts()))
+    return RunPlan(settings, {}, place, folder, True, tuple(command), task="calibration")
+
+
+def resolve_device(device: str | None, dtype: str | None) -> tuple[str, str]:
+    """A GPU where there is one, and the dtype that is usual there."""
+    device = device or ("cuda" if gpu_facts() else "cpu")
+    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
+    one_of("--dtype", dtype, DTYPES)
+    one_of("--device", device, ("cuda", "cpu"))
+    return device, dtype
+
+
+def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{option} {value!r} is not known. Use {', '.join(allowed)}.")
+
+
+def parse_split(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--split {text!r} is not a list of layer counts such as 16,14.") from None
+
+
+def resolve_microbatches(asked: int | None, batch: int, pp: int) -> int:
+    """As many as there are stages fill the pipeline; a batch cannot be cut finer than 1."""
+    if asked is None:
+        return min(pp, batch)
+    if asked > batch:
+        raise ConfigError(
+            f"--microbatches {asked} is more than --batch {batch}. Use {batch} or fewer."
+        )
+    return asked
+
+
+def check_tokens(spec: ModelSpec, prompt_tokens: int | None, new_tokens: int) -> None:
+    asked = (prompt_tokens or 0) + new_tokens
+    if asked > spec.max_positions:
+        raise ConfigError(
+            f"--prompt-tokens plus --new-tokens is {asked}, but {spec.id} has "
+            f"{spec.max_positions} positions. Ask for fewer tokens.",
+        )
+
+
+def check_weights(model: LocalModel, spec: ModelSpec) -> None:
+    """Every tensor that config.json implies is on disk, whole, with the right shape."""
+    assert model.folder is not None
+    expected = [(tensor.name, tensor.shape) for tensor in tensors(spec)]
+    check_shapes(read_checkpoint(model.folder), expected, model.folder)
+
+
+def check_gpus(place: Place) -> None:
+    found = len(gpu_facts())
+    if not found:
+        raise ConfigError(
+            "--device cuda, but nvidia-smi shows no GPU here. In a container start it with --nv; "
+            "under Slurm ask for GPUs (--gpus-per-node). Or use --device cpu.",
+        )
+    if place.whole and place.num_ranks > found:
+        raise ConfigError(
+            f"tp * pp = {place.num_ranks} ranks need as many GPUs; this machine has {found}. "
+            "Use fewer ranks, more nodes under srun, or --device cpu.",
+        )
+
+
+def default_folder(settings: RunSettings, place: Place) -> Path:
+    """runs/MODEL-tpN-ppN-TIME; under srun every rank must come to the same name."""
+    stamp = place.launch_id if place.slurm else time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{settings.model_id}-tp{settings.tp}-pp{settings.pp}-{stamp}"

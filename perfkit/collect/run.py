@@ -1,0 +1,251 @@
+"""One run from its settings to a finished run folder, whatever happens in between."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perfkit import __version__
+from perfkit.calibrate.store import device_name, find_calibration
+from perfkit.collect import facts
+from perfkit.collect.launch import Place, choose_master, engine_command, rank_environment
+from perfkit.collect.plan import RunPlan
+from perfkit.collect.supervise import FAILED_MARKER, Watch, log_tail, now, run_ranks, state_of
+from perfkit.errors import ConfigError
+from perfkit.schema import RunFolder, read_json, write_json
+
+# How long the ranks of a Slurm step wait for rank 0 to create the run folder, and rank 0 at the
+# end for the others' status files, which may travel through a slow shared file system.
+JOIN_S = 120.0
+FINISH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: its state, exit code for the shell, and what to tell the user."""
+
+    state: str
+    exit_code: int
+    failure: Mapping[str, Any] | None
+
+
+def claim_folder(root: Path, force: bool) -> RunFolder:
+    """An empty run folder; ConfigError when it exists without --force or cannot be written."""
+    folder = RunFolder(root)
+    if root.exists() and not force:
+        raise ConfigError(
+            f"{root} exists already. Use --force to replace it, or give another folder with --out.",
+        )
+    if root.exists() and not folder.run_json.is_file():
+        raise ConfigError(
+            f"{root} is not a run folder (it has no run.json), so --force will not delete it. "
+            "Give another folder with --out.",
+        )
+    try:
+        if root.exists():
+            shutil.rmtree(root)
+        root.mkdir(parents=True)
+        write_json(folder.run_json, {"state": "preparing"})
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the run folder {root}: {error.strerror}. "
+            "Give a folder you may write to with --out.",
+        ) from error
+    return folder
+
+
+def describe(plan: RunPlan) -> dict[str, Any]:
+    """run.json as it stands when the ranks start."""
+    settings, place = plan.settings, plan.place
+    return {
+        "id": plan.folder.name,
+        "task": plan.task,
+        "state": "running",
+        "started_at": now(),
+        "ended_at": None,
+        "command": list(plan.command),
+        "launch_id": place.launch_id,
+        "master": list(choose_master(place, os.environ)),
+        "config": settings.as_dict(),
+        "model": {"id": settings.model_id, "config": plan.model_config},
+        "layout": [
+            {"rank": rank, "pp_rank": rank // settings.tp, "tp_rank": rank % settings.tp}
+            for rank in range(settings.num_ranks)
+        ],
+        "versions": {**facts.versions(), "perfkit": __version__},
+        "hardware": facts.host_facts(),
+        "slurm": facts.slurm_variables(),
+        "collectors": {"kineto": {"asked": settings.kineto}},
+        "warnings": [],
+        "failure": None,
+    }
+
+
+def execute(plan: RunPlan, progress: Callable[[str], None]) -> Outcome:
+    """Run the plan's ranks here; rank 0's process owns run.json from start to end."""
+    if not plan.place.first:
+        folder = RunFolder(plan.folder)
+        master = tuple(join(folder, plan.place.launch_id)["master"])
+        return judge(folder, plan.place, supervise(folder, plan.place, master, progress))
+    folder = claim_folder(plan.folder, plan.force)
+    record = describe(plan)
+    write_json(folder.run_json, record)
+    keep_calibration(folder, plan, record["hardware"])
+    watch = supervise(folder, plan.place, tuple(record["master"]), progress)
+    outcome = judge(folder, plan.place, watch)
+    finish(folder, record, outcome)
+    return outcome
+
+
+def keep_calibration(folder: RunFolder, plan: RunPlan, hardware: Mapping[str, Any]) -> None:
+    """Copy this machine's measured rates into the run, so that it can be predicted elsewhere."""
+    name = device_name(plan.settings.device, hardware)
+    source = find_calibration(plan.settings, name) if plan.task == "inference" else None
+    if source is not None:
+        folder.calibration.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder.calibration)
+
+
+def join(folder: RunFolder, launch_id: str) -> dict[str, Any]:
+    """Wait for the run.json of this launch; an older one in the same folder does not count."""
+    deadline = time.monotonic() + JOIN_S
+    while time.monotonic() < deadline:
+        if folder.run_json.is_file():
+            record = read_json(folder.run_json)
+            if record.get("launch_id") == launch_id and "config" in record:
+                return record
+        time.sleep(0.2)
+    raise ConfigError(
+        f"rank 0 did not create {folder.root} within {JOIN_S:.0f} s. "
+        "--out must be on a file system that every node of the job shares.",
+    )
+
+
+def supervise(
+    folder: RunFolder, place: Place, master: tuple[str, int], progress: Callable[[str], None]
+) -> Watch:
+    environments = {
+        rank: rank_environment(place, rank, master, os.environ) for rank in place.ranks
+    }
+    return run_ranks(folder, engine_command(folder.root), environments, progress)
+
+
+def judge(folder: RunFolder, place: Place, watch: Watch) -> Outcome:
+    """The run's state from how its ranks ended; the first rank that failed by itself is named."""
+    if watch.received is not None:
+        return Outcome("stopped", 128 + watch.received, {"reason": "the run was asked to stop"})
+    if not place.first:
+        return judge_own(watch)
+    if not place.whole:
+        wait_for_the_others(folder, place.num_ranks)
+    statuses = read_statuses(folder, place.num_ranks)
+    if all(status.get("state") == "finished" for status in statuses.values()):
+        return Outcome("finished", 0, None)
+    failure = blame(folder, statuses)
+    return Outcome("failed", int(failure.get("exit_code", 1)), failure)
+
+
+def judge_own(watch: Watch) -> Outcome:
+    """What a Slurm task other than rank 0's reports: only how its own rank ended."""
+    if all(state_of(ours) == "finished" for ours in watch.ranks):
+        return Outcome("finished", 0, None)
+    return Outcome("failed", 1, None)
+
+
+def wait_for_the_others(folder: RunFolder, num_ranks: int) -> None:
+    """Give the other nodes' supervisors time to write how their ranks ended."""
+    deadline = time.monotonic() + FINISH_S
+    while time.monotonic() < deadline:
+        states = [s.get("state") for s in read_statuses(folder, num_ranks).values()]
+        if all(state not in ("running", "missing") for state in states):
+            return
+        time.sleep(0.2)
+
+
+def read_statuses(folder: RunFolder, num_ranks: int) -> dict[int, dict[str, Any]]:
+    """status.json of every rank; a missing file is itself a finding."""
+    found = {}
+    for rank in range(num_ranks):
+        path = folder.rank_file(rank, "status.json")
+        found[rank] = read_json(path) if path.is_file() else {"rank": rank, "state": "missing"}
+    return found
+
+
+def blame(folder: RunFolder, statuses: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The rank whose own failure ended the run.
+
+    A rank that dies makes its peers fail within milliseconds with a lost connection. So a rank
+    killed by a signal or with an error of its own comes before one that lost a peer, then the
+    earliest comes first.
+    """
+    errors = {rank: read_error(folder, rank) for rank in statuses}
+
+    def order(rank: int) -> tuple[bool, bool, int]:
+        status, error = statuses[rank], errors[rank]
+        failed = status["state"] in ("failed", "missing")
+        consequence = error is not None and error.get("kind") == "peer-lost"
+        return not failed, consequence, status.get("ended_ns") or 0
+
+    rank = min(statuses, key=order)
+    return failure_record(folder, rank, statuses[rank], errors[rank])
+
+
+def failure_record(
+    folder: RunFolder, rank: int, status: Mapping[str, Any], error: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    record = {"rank": rank, "host": status.get("host"), "log": f"ranks/{rank:04d}/log.txt"}
+    if error is not None:
+        message, code = error["message"], error.get("exit_code", 1)
+        return {**record, "reason": message, "exit_code": code}
+    if status["state"] == "missing":
+        return {**record, "reason": "left no status: its node or its supervisor died"}
+    if status.get("signal"):
+        reason = f"was killed by {status['signal']}"
+        if status["signal"] == "SIGKILL":
+            reason += " (by somebody, or by the kernel for lack of memory: see dmesg or sacct)"
+        return {**record, "reason": reason}
+    tail = log_tail(folder.rank_file(rank, "log.txt"))
+    return {**record, "reason": f"exited with code {status.get('exit_code')}\n{tail}".rstrip()}
+
+
+def read_error(folder: RunFolder, rank: int) -> dict[str, Any] | None:
+    path = folder.rank_file(rank, "error.json")
+    try:
+        return read_json(path) if path.is_file() else None
+    except ConfigError:
+        return None
+
+
+def finish(folder: RunFolder, record: dict[str, Any], outcome: Outcome) -> None:
+    """run.json as it stands at the end: state, what the ranks found, warnings, failure."""
+    record.update(state=outcome.state, ended_at=now(), failure=outcome.failure)
+    for place in record["layout"]:
+        place.update(engine_facts(folder, place["rank"]))
+    asked = record["collectors"]["kineto"]["asked"]
+    left = [r for r, path in folder.ranks() if (path / "kineto.json.gz").is_file()]
+    missing = sorted({place["rank"] for place in record["layout"]} - set(left)) if asked else []
+    record["collectors"]["kineto"] |= {"ranks": left, "missing_ranks": missing}
+    if missing:
+        record["warnings"].append(f"kineto left no trace on ranks {missing}: no split for them")
+    write_json(folder.run_json, record)
+    (folder.root / FAILED_MARKER).unlink(missing_ok=True)
+
+
+def engine_facts(folder: RunFolder, rank: int) -> dict[str, Any]:
+    """What a rank's engine.json adds to the layout: host, device, layers."""
+    path = folder.rank_file(rank, "engine.json")
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    return {key: content[key] for key in ("host", "device", "layers") if key in content}
+
+
+def tell(outcome: Outcome) -> str:
+    """One message for the person who started the run."""
+    failure = outcome.failure or {}
+    if "rank" not in failure:
+        return str(failure.get("reason", f"the run is {outcome.state}"))
+    return f"rank {failure['rank']} on {failure['host']}: {failure['reason']}"

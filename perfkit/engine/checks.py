@@ -1,0 +1,72 @@
+"""What must be true before a run may go on. Each check has caught a real, silent failure."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from perfkit.collect.settings import RunSettings
+from perfkit.engine.stage import Stage, fresh_rotary
+from perfkit.engine.topology import Topology
+from perfkit.errors import CheckFailed
+from perfkit.predict.spec import ModelSpec
+from perfkit.predict.tensors import local_parameter_bytes
+
+# Logits of tensor-parallel ranks come out of the same all-reduce.
+LOGITS_TOLERANCE = 1e-3
+
+
+def local_bytes(stage: Stage) -> int:
+    """Bytes of the parameters this rank holds, each storage once."""
+    return sum(p.numel() * p.element_size() for p in stage.model.parameters())
+
+
+def check_bytes(stage: Stage, spec: ModelSpec, topology: Topology, settings: RunSettings) -> None:
+    """AutoTP can leave a model whole without a word: right tokens, tp times the memory."""
+    predicted = local_parameter_bytes(
+        spec,
+        tp=topology.tp,
+        pp=topology.pp,
+        tp_rank=topology.tp_rank,
+        pp_rank=topology.pp_rank,
+        dtype=settings.dtype,
+        split=settings.split,
+    )
+    held = local_bytes(stage)
+    if held != predicted:
+        raise CheckFailed(
+            f"rank {topology.rank} holds {held:,} bytes of parameters, {predicted:,} were "
+            f"predicted for tp={topology.tp}, pp={topology.pp} of {spec.id}. The model was not "
+            "sharded as expected; report this with the versions in run.json.",
+        )
+
+
+def check_no_meta(model: nn.Module) -> None:
+    """A tensor left on the meta device has no data."""
+    left = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if left:
+        raise CheckFailed(f"{len(left)} tensors were never given data, first {left[0]}.")
+
+
+def check_rotary(stage: Stage, device: torch.device) -> None:
+    """inv_freq is a buffer, so no checkpoint restores it; compare with a fresh module's."""
+    for name, module in stage.model.named_modules():
+        if not name.endswith("rotary_emb"):
+            continue
+        fresh = fresh_rotary(module, stage.config, device)
+        if not torch.equal(module.inv_freq, fresh.inv_freq):
+            raise CheckFailed(f"{name}.inv_freq differs from a fresh module's: RoPE is garbage.")
+
+
+def check_same_logits(logits: torch.Tensor, topology: Topology) -> None:
+    """Tensor-parallel ranks must see the same logits, or they pick different tokens."""
+    if topology.tp_group is None:
+        return
+    everyone = [torch.empty_like(logits) for _ in range(topology.tp)]
+    dist.all_gather(everyone, logits.contiguous(), group=topology.tp_group)
+    scale = float(logits.float().abs().max()) or 1.0
+    worst = max(float((other.float() - logits.float()).abs().max()) for other in everyone)
+    if not worst <= LOGITS_TOLERANCE * scale:
+        raise CheckFailed(
+            f"the first logits of the {topology.tp} tensor-parallel ranks of stage "
+            f"{topology.pp_rank} differ by {worst:.3g} (largest logit {scale:.3g}).",
+        )

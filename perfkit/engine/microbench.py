@@ -1,0 +1,169 @@
+"""This machine's rates, measured on the ranks of a run: raw points for calibrate/fit.py.
+
+Everything is measured the way the engine uses it: same process groups, same threads, and with as
+many ranks at work at a time as a pipeline stage or a full pipeline has.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+
+from perfkit.engine.session import device_name, prepare_torch
+from perfkit.engine.stage import DTYPES
+from perfkit.engine.topology import Topology, connect, disconnect
+from perfkit.predict.work import DISPATCHES_PER_LAYER, DISPATCHES_PER_PASS
+from perfkit.schema import write_json
+
+if TYPE_CHECKING:
+    from perfkit.engine.worker import Rank
+
+# (n, k) of a weight that fits no cache, and the m that make it memory- or compute-bound.
+GPU_WEIGHT, CPU_WEIGHT = (8192, 8192), (3072, 4096)
+GPU_ROWS, CPU_ROWS = (1, 8, 64, 1024, 4096), (1, 4, 8, 64, 256)
+MESSAGE_BYTES = tuple(1 << exponent for exponent in range(10, 25, 2))
+TINY: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MIN_SECONDS, MAX_REPEATS = 0.05, 50
+
+
+def run(rank: "Rank") -> None:
+    """Measure on every rank; write ranks/NNNN/points.json."""
+    settings = rank.settings
+    prepare_torch(settings.device)
+    topology = connect(settings.tp, settings.pp, settings.device)
+    bench = Bench(topology, DTYPES[settings.dtype])
+    points: list[dict[str, Any]] = []
+    for active in sorted({1, settings.tp, settings.num_ranks}):
+        rank.tell(f"compute with {active} of {settings.num_ranks} ranks at work")
+        points += bench.compute(active)
+    rank.tell("collectives")
+    points += [*bench.all_reduce(), *bench.send_recv()]
+    facts = {
+        "device": settings.device,
+        "device_name": device_name(topology.device),
+        "dtype": settings.dtype,
+        "threads": torch.get_num_threads(),
+        "num_ranks": settings.num_ranks,
+        "tp": settings.tp,
+        "pp": settings.pp,
+    }
+    write_json(rank.folder.rank_file(rank.rank, "points.json"), {**facts, "points": points})
+    disconnect()
+
+
+class Bench:
+    """The measurements of one rank. Every rank calls them in the same order."""
+
+    def __init__(self, topology: Topology, dtype: torch.dtype) -> None:
+        self.topology, self.dtype, self.device = topology, dtype, topology.device
+        self.gpu = self.device.type == "cuda"
+
+    def compute(self, active: int) -> list[dict[str, Any]]:
+        """Linear layers, copies and dispatches while `active` ranks do the same."""
+        dist.barrier()
+        points = []
+        if self.topology.rank < active:
+            measured = [*self.linear(), *self.copy(), *self.dispatch()]
+            points = [{"active_ranks": active, **point} for point in measured]
+        dist.barrier()
+        return points
+
+    def linear(self) -> Iterator[dict[str, Any]]:
+        n, k = GPU_WEIGHT if self.gpu else CPU_WEIGHT
+        weight = torch.randn(n, k, device=self.device, dtype=self.dtype)
+        for m in GPU_ROWS if self.gpu else CPU_ROWS:
+            rows = torch.randn(m, k, device=self.device, dtype=self.dtype)
+            seconds = self.seconds(lambda rows=rows: F.linear(rows, weight))
+            yield {"op": "linear", "m": m, "n": n, "k": k, "seconds": seconds}
+
+    def copy(self) -> Iterator[dict[str, Any]]:
+        size = (1 << 30) if self.gpu else (1 << 26)
+        source = torch.zeros(size, device=self.device, dtype=torch.uint8)
+        target = torch.empty_like(source)
+        yield {"op": "copy", "bytes": size, "seconds": self.seconds(lambda: target.copy_(source))}
+
+    def dispatch(self) -> Iterator[dict[str, Any]]:
+        """Host seconds of one operator in an eager decode step: that of a model so small that
+        nothing else takes time, over the operators it dispatches."""
+        config = AutoConfig.for_model("llama", **TINY)
+        with self.device:
+            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype).eval()
+        cache = DynamicCache(config=config)
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+
+        def step() -> None:
+            model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+        with torch.inference_mode():
+            seconds = self.seconds(step, wait=False)
+        layers = TINY["num_hidden_layers"]
+        ops = layers * DISPATCHES_PER_LAYER["llama"] + DISPATCHES_PER_PASS
+        yield {"op": "dispatch", "ops": ops, "seconds": seconds}
+
+    def all_reduce(self) -> Iterator[dict[str, Any]]:
+        group = self.topology.tp_group
+        if group is None:
+            return
+        for size in MESSAGE_BYTES:
+            message = self.message(size)
+            seconds = self.seconds(lambda m=message: dist.all_reduce(m, group=group), fixed=10)
+            yield {
+                "op": "all_reduce",
+                "group": self.topology.tp,
+                "bytes": size,
+                "seconds": seconds,
+            }
+
+    def send_recv(self) -> Iterator[dict[str, Any]]:
+        """Half a round trip between the first two stages would need both directions on one
+        communicator; so the receiver times a train of messages that arrive one after another."""
+        topology = self.topology
+        peers = {0: topology.to_next, 1: topology.from_previous}
+        for size in MESSAGE_BYTES if topology.pp > 1 and topology.pp_rank in peers else ():
+            message, group = self.message(size), peers[topology.pp_rank]
+            seconds = self.seconds(lambda m=message, g=group: self.one_way(m, g), fixed=10)
+            if topology.pp_rank == 1:
+                yield {"op": "send_recv", "group": 2, "bytes": size, "seconds": seconds}
+
+    def one_way(self, message: torch.Tensor, group: Any) -> None:
+        topology = self.topology
+        if topology.pp_rank == 0:
+            dist.send(message, dst=topology.rank + topology.tp, group=group)
+        else:
+            dist.recv(message, src=topology.rank - topology.tp, group=group)
+
+    def message(self, size: int) -> torch.Tensor:
+        return torch.zeros(size // self.dtype.itemsize, device=self.device, dtype=self.dtype)
+
+    def seconds(
+        self, work: Callable[[], Any], *, fixed: int | None = None, wait: bool = True
+    ) -> float:
+        """Median seconds of one call. Calls that involve other ranks need a fixed count."""
+        work()
+        self.finish()
+        times: list[float] = []
+        while len(times) < (fixed or MAX_REPEATS):
+            start = time.perf_counter()
+            work()
+            if wait:
+                self.finish()
+            times.append(time.perf_counter() - start)
+            if not fixed and len(times) >= 3 and sum(times) > MIN_SECONDS:
+                break
+        self.finish()
+        return sorted(times)[len(times) // 2]
+
+    def finish(self) -> None:
+        if self.gpu:
+            torch.cuda.synchronize()

@@ -1,0 +1,210 @@
+"""The rank's session: connect, build, load, check, warm up, time, capture, write, leave."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from perfkit.collect.facts import cpu_name
+from perfkit.engine import batch as batching
+from perfkit.engine import checks
+from perfkit.engine.loading import fill_dummy, load_safetensors
+from perfkit.engine.pipeline import MicroBatch, Stopping, generate
+from perfkit.engine.recorder import Phase, Recorder
+from perfkit.engine.stage import Stage, build_stage
+from perfkit.engine.topology import Topology, connect, disconnect
+from perfkit.predict.spec import spec_from_config
+from perfkit.predict.tensors import stage_layers
+
+if TYPE_CHECKING:
+    from perfkit.engine.worker import Rank
+
+
+def run(rank: "Rank") -> None:
+    """Everything between joining the other ranks and leaving them."""
+    settings = rank.settings
+    prepare_torch(settings.device)
+    rank.tell(f"connecting {settings.num_ranks} ranks")
+    with rank.timed("connect_s"):
+        topology = connect(settings.tp, settings.pp, settings.device)
+    stage = make_stage(rank, topology)
+    passes(rank, topology, stage)
+    keep_memory_peaks(rank, topology)
+    disconnect()
+
+
+def prepare_torch(device: str) -> None:
+    torch.set_grad_enabled(False)
+    if device == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    # Full fp32 products: TF32 would make fp32 tokens differ from the reference's.
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def make_stage(rank: "Rank", topology: Topology) -> Stage:
+    """Build, load and check this rank's stage."""
+    settings = rank.settings
+    spec = spec_from_config(rank.model_config, model_id=rank.model_id)
+    layers = stage_layers(spec.num_layers, settings.pp, settings.split)[topology.pp_rank]
+    rank.tell("building and sharding the model")
+    with rank.timed("build_s"):
+        stage = build_stage(settings, rank.model_config, layers, topology)
+    with rank.timed("load_s"):
+        load(rank, topology, stage)
+        # Loading times differ; nobody may start the first collective minutes before the others.
+        dist.barrier()
+    checks.check_bytes(stage, spec, topology, settings)
+    checks.check_no_meta(stage.model)
+    checks.check_rotary(stage, topology.device)
+    rank.facts |= {
+        "layers": [layers.start, layers.stop],
+        "parameter_bytes": checks.local_bytes(stage),
+        "device": device_name(topology.device),
+        "threads": torch.get_num_threads(),
+    }
+    return stage
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def load(rank: "Rank", topology: Topology, stage: Stage) -> None:
+    settings = rank.settings
+    if settings.load == "dummy":
+        rank.tell("filling with random weights")
+        fill_dummy(stage, topology, settings.seed)
+        return
+    last_told = 0.0
+
+    def on_progress(share: float) -> None:
+        nonlocal last_told
+        if share == 1 or time.monotonic() - last_told > 1:
+            last_told = time.monotonic()
+            rank.tell(f"loading {share:.0%}")
+
+    assert settings.model_folder is not None
+    load_safetensors(stage, topology, Path(settings.model_folder), on_progress)
+
+
+def passes(rank: "Rank", topology: Topology, stage: Stage) -> None:
+    """Warm-up, timed passes with no collector, then the same steps under the profiler."""
+    settings = rank.settings
+    tokenizer = batching.load_tokenizer(settings.model_folder)
+    requests = batching.make_requests(settings, stage.config.vocab_size, tokenizer)
+    stopping = batching.stopping_rule(settings, rank.model_config, tokenizer)
+    recorder = Recorder(
+        rank.folder.rank_file(rank.rank, "timers.jsonl"),
+        rank=rank.rank,
+        tp_rank=topology.tp_rank,
+        pp_rank=topology.pp_rank,
+        gpu=topology.device.type == "cuda",
+    )
+    work = Work(rank, topology, stage, requests, stopping, recorder)
+    for number in range(settings.warmup_passes):
+        rank.tell(f"warm-up pass {number + 1} of {settings.warmup_passes}")
+        work.one_pass("warmup", number)
+    for number in range(settings.timed_passes):
+        rank.tell(f"timed pass {number + 1} of {settings.timed_passes}")
+        done = work.one_pass("timed", number)
+        if topology.last and topology.tp_rank == 0:
+            rank.tell(work.story)
+    if settings.kineto:
+        rank.tell("captured pass under the PyTorch profiler")
+        done = capture(work)
+    recorder.close()
+    if topology.last and topology.tp_rank == 0:
+        write_outputs(rank, batching.outputs(requests, done, stopping.pad, tokenizer))
+
+
+class Work:
+    """One batch of requests and what it takes to run it again and again."""
+
+    def __init__(
+        self,
+        rank: "Rank",
+        topology: Topology,
+        stage: Stage,
+        requests: Sequence[batching.Request],
+        stopping: Stopping,
+        recorder: Recorder,
+    ) -> None:
+        self.rank, self.topology, self.stage = rank, topology, stage
+        self.requests, self.stopping, self.recorder = requests, stopping, recorder
+        self.story = ""
+
+    def microbatches(self) -> list[MicroBatch]:
+        settings = self.rank.settings
+        return batching.make_microbatches(
+            self.requests,
+            settings.microbatches,
+            settings.new_tokens,
+            self.stopping.pad,
+            self.topology.device,
+        )
+
+    def one_pass(self, kind: str, number: int) -> list[MicroBatch]:
+        """The whole batch once, every phase timed. All ranks start together."""
+        batches = self.microbatches()
+        inspect = self.check_logits if kind == "warmup" and number == 0 else None
+        self.recorder.begin_pass(kind, number)
+        dist.barrier()
+        with self.recorder.phase("request", tokens=sum(len(r.ids) for r in self.requests)):
+            generate(self.stage, self.topology, batches, self.stopping, self.recorder, inspect)
+        self.story = summary(self.recorder.phases, batches)
+        self.recorder.end_pass()
+        return batches
+
+    def check_logits(self, logits: torch.Tensor) -> None:
+        checks.check_same_logits(logits, self.topology)
+
+
+def summary(phases: Sequence[Phase], batches: Sequence[MicroBatch]) -> str:
+    """TTFT, TPOT and throughput of one pass, for the progress line (words of measures.py)."""
+    request = next(phase for phase in phases if phase.name == "request")
+    first = [p.end_ns for p in phases if p.name == "sample" and p.step == 0]
+    if not first:
+        return ""
+    ttft_s, e2e_s = (1e-9 * (end - request.start_ns) for end in (max(first), request.end_ns))
+    steps = max(len(batch.tokens) for batch in batches)
+    tokens = sum(len(batch.tokens) * batch.size for batch in batches)
+    tpot = f"TPOT {1e3 * (e2e_s - ttft_s) / (steps - 1):.2f} ms, " if steps > 1 else ""
+    return f"TTFT {1e3 * ttft_s:.1f} ms, {tpot}{tokens / e2e_s:.1f} new tokens/s"
+
+
+def capture(work: Work) -> list[MicroBatch]:
+    """The same steps once more while the PyTorch profiler records."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if work.topology.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
+        work.recorder.profiling = True
+        done = work.one_pass("captured", 0)
+        work.recorder.profiling = False
+    work.rank.tell("writing the trace")
+    target = work.rank.folder.rank_file(work.rank.rank, "kineto.json.gz")
+    profiler.export_chrome_trace(str(target))
+    return done
+
+
+def keep_memory_peaks(rank: "Rank", topology: Topology) -> None:
+    if topology.device.type != "cuda":
+        return
+    free, total = torch.cuda.mem_get_info(topology.device)
+    rank.facts |= {
+        "max_allocated_bytes": torch.cuda.max_memory_allocated(topology.device),
+        "max_reserved_bytes": torch.cuda.max_memory_reserved(topology.device),
+        "device_used_bytes": total - free,
+        "device_total_bytes": total,
+    }
+
+
+def write_outputs(rank: "Rank", records: list[dict[str, Any]]) -> None:
+    """outputs.jsonl, one line a request, written by the rank that holds the tokens."""
+    lines = [json.dumps({"schema_version": 1, **record}) + "\n" for record in records]
+    rank.folder.outputs.write_text("".join(lines), encoding="utf-8")

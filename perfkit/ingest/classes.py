@@ -1,0 +1,90 @@
+"""Classifies kernels and operations by name, from the rules in kernel_classes.toml.
+
+Only unique names are matched (hundreds), never rows (millions).
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+
+RULES_FILE = Path(__file__).with_name("kernel_classes.toml")
+
+# One spelling for each collective: record_param_comms, gloo, NCCL kernels and c10d each have
+# their own.
+OPS = {
+    "allreduce": "all_reduce",
+    "allgather": "all_gather",
+    "allgatherbase": "all_gather",
+    "allgatherintotensorcoalesced": "all_gather",
+    "reducescatter": "reduce_scatter",
+    "reducescatterbase": "reduce_scatter",
+    "alltoall": "all_to_all",
+    "alltoallv": "all_to_all",
+    "alltoallbase": "all_to_all",
+    "sendrecv": "send_recv",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of kernel_classes.toml."""
+
+    pattern: re.Pattern[str]
+    cls: str
+    family: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a name stands for."""
+
+    cls: str
+    family: str
+    op: str | None = None
+
+
+@cache
+def rules() -> tuple[Rule, ...]:
+    """The shipped rules, in order."""
+    content = tomllib.loads(RULES_FILE.read_text(encoding="utf-8"))
+    return tuple(Rule(re.compile(r["match"]), r["class"], r["family"]) for r in content["rule"])
+
+
+@cache
+def classify(name: str) -> Kind:
+    """Class, family and collective of one kernel name; unknown when no rule matches."""
+    for rule in rules():
+        if found := rule.pattern.search(name):
+            return Kind(rule.cls, rule.family, collective(found.groupdict().get("op")))
+    return Kind("unknown", "unknown")
+
+
+def collective(name: str | None) -> str | None:
+    """all_reduce for AllReduce, allreduce or allreduce_; a name without a spelling keeps its own.
+
+    NCCL calls a fused group Generic or `coalesced`: that says nothing, so it is None.
+    """
+    letters = re.sub(r"[^a-z]", "", (name or "").lower())
+    if letters in ("", "generic", "coalesced"):
+        return None
+    return OPS.get(letters, letters)
+
+
+def classified(names: Iterable[str]) -> pl.DataFrame:
+    """One row for each different name: name, class, family, kernel_op."""
+    unique = sorted(set(names))
+    kinds = [classify(name) for name in unique]
+    return pl.DataFrame(
+        {
+            "name": unique,
+            "class": [kind.cls for kind in kinds],
+            "family": [kind.family for kind in kinds],
+            "kernel_op": [kind.op for kind in kinds],
+        },
+        schema={"name": pl.String, "class": pl.String, "family": pl.String, "kernel_op": pl.String},
+    )

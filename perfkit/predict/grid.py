@@ -1,0 +1,109 @@
+"""A prediction for every combination of the given values: one row each, refused ones included."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from perfkit.errors import ConfigError
+from perfkit.predict.memory import verdict
+from perfkit.predict.rates import Rates
+from perfkit.predict.spec import ModelSpec
+from perfkit.predict.tensors import layout_note
+from perfkit.predict.time import Plan, predict
+
+MEMORY_PARTS = ("weights_bytes", "kv_bytes", "activation_bytes", "overhead_bytes")
+RESULTS = (
+    "ttft_s",
+    "tpot_s",
+    "end_to_end_s",
+    "tokens_per_s",
+    "compute_share",
+    "comm_share",
+    "host_share",
+    "bubble",
+    "bottleneck",
+)
+
+
+def plans(axes: Mapping[str, Sequence[Any]]) -> Iterator[Plan]:
+    """Every combination of the values of Plan's fields: {"tp": [1, 2], "batch": [1, 8]}."""
+    for values in itertools.product(*axes.values()):
+        yield Plan(**dict(zip(axes, values, strict=True)))
+
+
+def predict_rows(
+    spec: ModelSpec,
+    rates: Rates,
+    wanted: Iterable[Plan],
+    *,
+    capacity_bytes: int | None = None,
+) -> list[dict[str, Any]]:
+    """One row per plan: inputs, predicted results, memory of the fullest rank, or `refused`."""
+    return [_row(spec, rates, plan, capacity_bytes) for plan in wanted]
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """A list or range of integers: "1,2,4" or "1:256:8" (start:stop:step, stop included)."""
+    found: list[int] = []
+    for part in text.split(","):
+        found.extend(_part(part.strip(), option))
+    return found
+
+
+def _part(part: str, option: str) -> Iterable[int]:
+    try:
+        bounds = [int(word) for word in part.split(":")]
+    except ValueError:
+        bounds = []
+    if len(bounds) == 1:
+        return bounds
+    if len(bounds) in (2, 3) and bounds[-1] > 0 and bounds[0] <= bounds[1]:
+        return range(bounds[0], bounds[1] + 1, bounds[2] if len(bounds) == 3 else 1)
+    raise ConfigError(
+        f"{option} {part!r} is neither a number nor start:stop:step. Use 1,2,4 or 1:256:8.",
+    )
+
+
+def _row(spec: ModelSpec, rates: Rates, plan: Plan, capacity_bytes: int | None) -> dict[str, Any]:
+    try:
+        found, refused = predict(spec, rates, plan), None
+    except ConfigError as error:
+        found, refused = {}, str(error)
+    return {
+        **_inputs(spec, rates, plan),
+        **{name: found.get(name) for name in RESULTS},
+        **_memory(found.get("ranks", []), capacity_bytes),
+        "note": layout_note(spec, plan.tp) if refused is None else None,
+        "refused": refused,
+    }
+
+
+def _inputs(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
+    return {
+        "model": spec.id,
+        "machine": rates.name,
+        "rates": rates.summary,
+        "tp": plan.tp,
+        "pp": plan.pp,
+        "num_gpus": plan.tp * plan.pp,
+        "batch": plan.batch,
+        "microbatches": plan.microbatches,
+        "prompt_tokens": plan.prompt_tokens,
+        "new_tokens": plan.new_tokens,
+        "dtype": plan.dtype,
+        "decode": plan.decode,
+        "sharding": plan.sharding,
+    }
+
+
+def _memory(ranks: list[dict[str, Any]], capacity_bytes: int | None) -> dict[str, Any]:
+    """The fullest rank decides."""
+    if not ranks:
+        return dict.fromkeys((*MEMORY_PARTS, "total_bytes", "capacity_bytes", "fits"))
+    parts = max(([rank[name] for name in MEMORY_PARTS] for rank in ranks), key=sum)
+    return {
+        **dict(zip(MEMORY_PARTS, map(float, parts), strict=True)),
+        "total_bytes": float(sum(parts)),
+        "capacity_bytes": capacity_bytes,
+        "fits": verdict(sum(parts), capacity_bytes),
+    }

@@ -1,0 +1,235 @@
+"""How fast is the machine? Rates with the provenance of each, from a data sheet or measured.
+
+A model of one value per kind of work: GEMM operations, bytes read from memory, one host dispatch,
+and alpha + bytes / bandwidth for a collective.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import log
+from typing import Any
+
+from perfkit.errors import ConfigError
+from perfkit.predict.gpus import Gpu
+
+SPEC, MICROBENCHMARK, ASSUMED = "spec", "microbenchmark", "assumed"
+
+ASSUMED_DISPATCH_S = 14e-6
+"""host time of one eager dispatch: Llama-3.1-8B shape, bf16, one H200, torch 2.11, transformers
+5.17: 18 ms a decode step / (32 layers * 40 + 27) dispatches; another host differs"""
+ASSUMED_ALL_REDUCE_S = 26e-6
+"""an eager all-reduce call up to 4 MiB: 26-64 us on 2 x H200, NCCL 2.28.9; launch cost"""
+ASSUMED_SEND_RECV_S = 10e-6
+"""a send and its receive inside a node; NVLink 6 us up to 64 KB plus the host's call"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """Rates of one rank while `active_ranks` ranks of the machine work at the same time."""
+
+    active_ranks: int | None
+    """None: holds for any number"""
+    gemm_flops_per_s: float
+    read_bytes_per_s: float
+    dispatch_s: float
+    attention_flops_per_s: float | None = None
+    """prefill attention; the GEMM rate when None"""
+    linear: tuple[tuple[int, float], ...] = ()
+    """(m, seconds per weight value), as measured, by m; the roofline when empty"""
+
+    def gemm_s(self, rows: int, weight_values: int, flops: float, num_bytes: float) -> float:
+        """Seconds of one GEMM: the measured curve over m where there is one, else the roofline.
+
+        Between two measured m the time is interpolated in log m and log time; above the largest
+        it grows with m, below the smallest it is that of the smallest (the weights are read).
+        """
+        if not self.linear:
+            return max(flops / self.gemm_flops_per_s, num_bytes / self.read_bytes_per_s)
+        return weight_values * _on_curve(self.linear, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A collective of one group: seconds = alpha_s + bytes / bytes_per_s."""
+
+    alpha_s: float
+    bytes_per_s: float
+
+    def seconds(self, num_bytes: float) -> float:
+        return self.alpha_s + num_bytes / self.bytes_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Everything that is known about one machine's speed in one dtype."""
+
+    device: str
+    """cpu (host and arithmetic are one) or cuda (two queues)"""
+    name: str
+    dtype: str
+    compute: tuple[Compute, ...]
+    all_reduce: Mapping[int, Link] = field(default_factory=dict)
+    send_recv: Link | None = None
+    link_bytes_per_s: float | None = None
+    """data sheet: gives an all-reduce of any group by the ring formula"""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The provenance of the arithmetic: spec or microbenchmark."""
+        return self.provenance.get("gemm_flops_per_s", "unknown")
+
+    def at(self, active_ranks: int) -> Compute:
+        """Rates with that many ranks at work: the same count measured, or the next larger."""
+        enough = [c for c in self.compute if (c.active_ranks or active_ranks) >= active_ranks]
+        if not enough:
+            measured = ", ".join(str(c.active_ranks) for c in self.compute)
+            raise ConfigError(
+                f"the calibration has no rates for {active_ranks} active ranks; it measured "
+                f"{measured}. Calibrate with {active_ranks} ranks or more.",
+            )
+        return min(enough, key=lambda c: c.active_ranks or active_ranks)
+
+    def all_reduce_s(self, group: int, num_bytes: float) -> float:
+        """Seconds of one all-reduce of `num_bytes` in a group of ranks."""
+        if group == 1:
+            return 0.0
+        return self._all_reduce_link(group).seconds(num_bytes)
+
+    def send_recv_s(self, num_bytes: float) -> float:
+        """Seconds from a stage's send to the next stage's receive."""
+        if self.send_recv is None:
+            raise ConfigError("the calibration has no send_recv. Calibrate with pp=2 or more.")
+        return self.send_recv.seconds(num_bytes)
+
+    def _all_reduce_link(self, group: int) -> Link:
+        if self.link_bytes_per_s is not None:
+            return ring_all_reduce(group, self.link_bytes_per_s)
+        if group not in self.all_reduce:
+            measured = ", ".join(map(str, sorted(self.all_reduce))) or "none"
+            raise ConfigError(
+                f"the calibration has no all_reduce for a group of {group}; measured groups: "
+                f"{measured}. Calibrate with tp={group}.",
+            )
+        return self.all_reduce[group]
+
+
+def ring_all_reduce(group: int, link_bytes_per_s: float) -> Link:
+    """Ring: each rank moves 2 (t-1)/t of the data over its link, per direction.
+
+    8 ranks at 450 GB/s: 257 GB/s of data. Leaves out NVLS and trees. Source: Thakur et al. 2005.
+    """
+    moved_per_byte = 2 * (group - 1) / group
+    return Link(alpha_s=ASSUMED_ALL_REDUCE_S, bytes_per_s=link_bytes_per_s / moved_per_byte)
+
+
+def rates_from_gpu(gpu: Gpu, dtype: str) -> Rates:
+    """Data-sheet peaks: a lower bound of time. Latencies are assumed and marked so."""
+    compute = Compute(
+        active_ranks=None,
+        gemm_flops_per_s=gpu.flops_per_s(dtype),
+        read_bytes_per_s=gpu.memory_bytes_per_s,
+        dispatch_s=ASSUMED_DISPATCH_S,
+    )
+    return Rates(
+        device="cuda",
+        name=gpu.id,
+        dtype=dtype,
+        compute=(compute,),
+        send_recv=Link(alpha_s=ASSUMED_SEND_RECV_S, bytes_per_s=gpu.link_bytes_per_s),
+        link_bytes_per_s=gpu.link_bytes_per_s,
+        provenance={
+            "gemm_flops_per_s": SPEC,
+            "read_bytes_per_s": SPEC,
+            "link_bytes_per_s": SPEC,
+            "dispatch_s": ASSUMED,
+            "all_reduce.alpha_s": ASSUMED,
+            "send_recv.alpha_s": ASSUMED,
+        },
+    )
+
+
+def rates_from_calibration(document: Mapping[str, Any], dtype: str | None = None) -> Rates:
+    """Measured rates of calibration.json; ConfigError for another dtype or a missing part."""
+    measured = str(_need(document, "dtype"))
+    if dtype is not None and dtype != measured:
+        raise ConfigError(
+            f"the calibration is for {measured}, but {dtype} was asked for. "
+            f"Calibrate in {dtype} or ask for {measured}.",
+        )
+    source = str(document.get("source", MICROBENCHMARK))
+    names = ("gemm_flops_per_s", "read_bytes_per_s", "dispatch_s", "all_reduce", "send_recv")
+    send_recv = document.get("send_recv") or {}
+    return Rates(
+        device=str(_need(document, "device")),
+        name=str(document.get("device_name", "calibration")),
+        dtype=measured,
+        compute=tuple(_compute(entry) for entry in _need(document, "compute")),
+        all_reduce={int(k): _link(v) for k, v in (document.get("all_reduce") or {}).items()},
+        # The smallest group that sends: two ranks, neighbours in the pipeline.
+        send_recv=_link(send_recv[min(send_recv, key=int)]) if send_recv else None,
+        provenance=dict.fromkeys(names, source),
+    )
+
+
+def scaled(rates: Rates, factor: float) -> Rates:
+    """Every rate times `factor`, every latency divided by it: all times divide by it."""
+    return replace(
+        rates,
+        compute=tuple(_scaled_compute(entry, factor) for entry in rates.compute),
+        all_reduce={k: _scaled_link(v, factor) for k, v in rates.all_reduce.items()},
+        send_recv=_scaled_link(rates.send_recv, factor) if rates.send_recv else None,
+    )
+
+
+def _scaled_compute(entry: Compute, factor: float) -> Compute:
+    attention = entry.attention_flops_per_s
+    return replace(
+        entry,
+        gemm_flops_per_s=entry.gemm_flops_per_s * factor,
+        read_bytes_per_s=entry.read_bytes_per_s * factor,
+        dispatch_s=entry.dispatch_s / factor,
+        attention_flops_per_s=None if attention is None else attention * factor,
+        linear=tuple((m, seconds / factor) for m, seconds in entry.linear),
+    )
+
+
+def _scaled_link(link: Link, factor: float) -> Link:
+    return Link(alpha_s=link.alpha_s / factor, bytes_per_s=link.bytes_per_s * factor)
+
+
+def _compute(entry: Mapping[str, Any]) -> Compute:
+    attention = entry.get("attention_flops_per_s")
+    return Compute(
+        active_ranks=int(_need(entry, "active_ranks")),
+        gemm_flops_per_s=float(_need(entry, "gemm_flops_per_s")),
+        read_bytes_per_s=float(_need(entry, "read_bytes_per_s")),
+        dispatch_s=float(_need(entry, "dispatch_s")),
+        attention_flops_per_s=None if attention is None else float(attention),
+        linear=tuple((int(m), float(s)) for m, s in entry.get("linear") or ()),
+    )
+
+
+def _link(entry: Mapping[str, Any]) -> Link:
+    return Link(
+        alpha_s=float(_need(entry, "alpha_s")), bytes_per_s=float(_need(entry, "bytes_per_s"))
+    )
+
+
+def _on_curve(curve: tuple[tuple[int, float], ...], rows: int) -> float:
+    """Log-log interpolation of (m, seconds) at `rows`."""
+    if rows <= curve[0][0]:
+        return curve[0][1]
+    for (m0, s0), (m1, s1) in pairwise(curve):
+        if rows <= m1:
+            share = log(rows / m0) / log(m1 / m0)
+            return float(s0 * (s1 / s0) ** share)
+    last, seconds = curve[-1]
+    return seconds * rows / last
+
+
+def _need(mapping: Mapping[str, Any], key: str) -> Any:
+    if mapping.get(key) is None:
+        raise ConfigError(f"the calibration has no {key}. Calibrate again.")
+    return mapping[key]

@@ -1,0 +1,90 @@
+"""When does each stage of the pipeline work? Passes of the stages -> TTFT and the decode period.
+
+M microbatches, p stages, T_s seconds of one pass of stage s on one microbatch
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassTime:
+    """One pass of one rank, in seconds."""
+
+    device_s: float
+    """arithmetic and memory traffic of its kernels"""
+    host_s: float
+    """dispatching them"""
+    comm_s: float
+    """all-reduces"""
+    flops_bound_s: float
+    """the part of device_s that arithmetic limits; memory limits the rest"""
+    one_queue: bool
+    """a CPU dispatches and computes in turn; a GPU's host runs ahead"""
+
+    @property
+    def total_s(self) -> float:
+        """GPU: the slower of host and device, then communication. CPU: all in turn."""
+        busy = self.device_s + self.host_s if self.one_queue else max(self.device_s, self.host_s)
+        return busy + self.comm_s
+
+    @property
+    def exposed_host_s(self) -> float:
+        return self.total_s - self.device_s - self.comm_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A phase of the pipeline: passes of every rank, and what they add up to."""
+
+    ranks: tuple[tuple[PassTime, ...], ...]
+    """[stage][tp rank]"""
+    microbatches: int
+    hop_s: float
+    """activations to the next stage"""
+    return_s: float = 0.0
+    """the chosen token back to the first stage"""
+
+    @property
+    def stage_s(self) -> list[float]:
+        """T_s: the slowest tensor-parallel rank of each stage; the others wait for it."""
+        return [max(rank.total_s for rank in stage) for stage in self.ranks]
+
+    @property
+    def slowest(self) -> PassTime:
+        return max((rank for stage in self.ranks for rank in stage), key=lambda rank: rank.total_s)
+
+    @property
+    def fill_s(self) -> float:
+        """sum_s T_s + (M - 1) max_s T_s + (p - 1) hops: the last microbatch leaves the pipe."""
+        return sum(self.stage_s) + (self.microbatches - 1) * max(self.stage_s) + self._hops_s
+
+    @property
+    def period_s(self) -> float:
+        """max(sum_s T_s + (p - 1) hops + return, M max_s T_s): a token of every sequence.
+
+        With M = 1 one stage works at a time; from M >= p the slowest stage sets the pace.
+        """
+        round_trip = sum(self.stage_s) + self._hops_s + self.return_s
+        return max(round_trip, self.microbatches * max(self.stage_s))
+
+    @property
+    def bubble(self) -> float:
+        """Share of the period in which a mean stage has nothing to do: 1 - M mean(T_s) / period."""
+        mean_s = sum(self.stage_s) / len(self.stage_s)
+        return 1 - self.microbatches * mean_s / self.period_s
+
+    @property
+    def _hops_s(self) -> float:
+        return (len(self.ranks) - 1) * self.hop_s
+
+
+def bottleneck(step: PassTime) -> str:
+    """What limits a pass: compute, memory, host or comm; on a GPU the slower queue counts."""
+    device_waits = not step.one_queue and step.host_s > step.device_s
+    parts = {
+        "compute": 0.0 if device_waits else step.flops_bound_s,
+        "memory": 0.0 if device_waits else step.device_s - step.flops_bound_s,
+        "host": step.host_s if step.one_queue or device_waits else 0.0,
+        "comm": step.comm_s,
+    }
+    return max(parts, key=lambda name: parts[name])

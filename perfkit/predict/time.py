@@ -1,0 +1,267 @@
+"""How long does a run take? Work of each rank over rates, then the pipeline's schedule.
+
+    B batch, M microbatches of b = B/M sequences, p stages, T_s seconds of one pass of stage s
+    on one microbatch, n new tokens per sequence
+
+Every value is predicted. The equations leave out sampling, padding, contention between a
+profiler and the run, and the wait of ranks for each other beyond uneven shards.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from perfkit.errors import ConfigError
+from perfkit.predict.memory import Workload, rank_parts
+from perfkit.predict.rates import Compute, Rates
+from perfkit.predict.schedule import PassTime, Schedule, bottleneck
+from perfkit.predict.spec import ModelSpec, dtype_bytes, spec_from_config
+from perfkit.predict.tensors import check_layout
+from perfkit.predict.work import Kernels, Pass, PassWork, Shard, hop_bytes, pass_work
+
+DECODES = ("eager", "graph")
+TOKEN_BYTES = 8
+"""a token id travels as int64"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is run: one static batch, prompts of equal length, greedy."""
+
+    tp: int = 1
+    pp: int = 1
+    batch: int = 1
+    microbatches: int = 1
+    prompt_tokens: int = 2048
+    new_tokens: int = 128
+    dtype: str = "bfloat16"
+    decode: str = "eager"
+    """eager: each operator dispatched; graph: one launch per decode step, the limit of CUDA
+    graphs"""
+    sharding: str = "deepspeed"
+    split: tuple[int, ...] | None = None
+
+    @property
+    def sequences_per_microbatch(self) -> int:
+        return self.batch // self.microbatches
+
+    @property
+    def active_ranks(self) -> int:
+        """Ranks at work at the same time: min(M, p) stages of t ranks."""
+        return min(self.microbatches, self.pp) * self.tp
+
+
+def predict_run(
+    config: Mapping[str, Any],
+    rates: Rates,
+    *,
+    model_id: str = "model",
+    **plan: Any,
+) -> dict[str, Any]:
+    """Predicted times and memory of one run; keywords are the fields of Plan.
+
+    Returns ttft_s, tpot_s (None without a second token), end_to_end_s, tokens_per_s, and `ranks`:
+    for each rank its stage, tp_rank, {weights, kv, activation, overhead}_bytes, and for `prefill`
+    and `decode` the totals over all microbatches and steps: compute_s (kernels that compute),
+    comm_s (collectives and hops received, without waiting), host_s (dispatching; overlaps with
+    compute on a GPU) and wall_s of the phase.
+    """
+    return predict(spec_from_config(config, model_id=model_id), rates, Plan(**plan))
+
+
+def predict(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
+    """predict_run for a spec and a plan."""
+    check_plan(spec, rates, plan)
+    prefill, decode = prefill_schedule(spec, rates, plan), decode_schedule(spec, rates, plan)
+    steps = plan.new_tokens - 1
+    ttft_s, period_s = prefill.fill_s, decode.period_s
+    end_to_end_s = ttft_s + steps * period_s
+    phases = {
+        "prefill": (prefill, plan.microbatches, ttft_s),
+        "decode": (decode, plan.microbatches * steps, steps * period_s),
+    }
+    return {
+        **asdict(plan),
+        "model": spec.id,
+        "ttft_s": ttft_s,
+        "tpot_s": period_s if steps else None,
+        "end_to_end_s": end_to_end_s,
+        "tokens_per_s": plan.batch * plan.new_tokens / end_to_end_s,
+        "rates": rates.summary,
+        "provenance": dict(rates.provenance),
+        **_shares(decode if steps else prefill),
+        "ranks": [
+            _rank(spec, plan, phases, rates.device, tp_rank=tp_rank, pp_rank=pp_rank)
+            for pp_rank in range(plan.pp)
+            for tp_rank in range(plan.tp)
+        ],
+    }
+
+
+def check_plan(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
+    """ConfigError for a plan that cannot run, with what to use."""
+    check_layout(spec, tp=plan.tp, pp=plan.pp, split=plan.split, sharding=plan.sharding)
+    for name in ("batch", "microbatches", "prompt_tokens", "new_tokens"):
+        if getattr(plan, name) < 1:
+            raise ConfigError(f"{name}={getattr(plan, name)}: use 1 or more.")
+    if plan.batch % plan.microbatches:
+        raise ConfigError(
+            f"batch={plan.batch} does not divide into {plan.microbatches} microbatches. "
+            "Use a divisor of the batch.",
+        )
+    if plan.prompt_tokens + plan.new_tokens > spec.max_positions:
+        raise ConfigError(
+            f"{plan.prompt_tokens} + {plan.new_tokens} tokens are more than the "
+            f"{spec.max_positions} positions of {spec.id}.",
+        )
+    if plan.decode not in DECODES:
+        raise ConfigError(f"decode {plan.decode!r} is not known. Use {' or '.join(DECODES)}.")
+    if rates.dtype != plan.dtype:
+        raise ConfigError(f"the rates are for {rates.dtype}, but the plan is {plan.dtype}.")
+
+
+def prefill_schedule(spec: ModelSpec, rates: Rates, plan: Plan) -> Schedule:
+    """All prompts of one microbatch in one pass."""
+    step = _pass(plan, tokens=plan.prompt_tokens, context=plan.prompt_tokens, eager=True)
+    return _schedule(spec, rates, plan, step)
+
+
+def decode_schedule(spec: ModelSpec, rates: Rates, plan: Plan) -> Schedule:
+    """One new token per sequence; the mean step attends to prompt + new / 2 tokens."""
+    context = plan.prompt_tokens + plan.new_tokens / 2
+    step = _pass(plan, tokens=1, context=context, eager=plan.decode == "eager")
+    return _schedule(spec, rates, plan, step)
+
+
+def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassTime:
+    """Seconds of the rank's kernels, summed by what limits them; host and comm beside it."""
+    compute = rates.at(plan.active_ranks)
+    device_s = flops_bound_s = 0.0
+    for kernel in work.kernels:
+        seconds, flops_bound = kernel_time(kernel, compute)
+        device_s += kernel.count * seconds
+        flops_bound_s += kernel.count * seconds if flops_bound else 0.0
+    return PassTime(
+        device_s=device_s,
+        flops_bound_s=flops_bound_s,
+        host_s=(work.dispatches if eager else 1) * compute.dispatch_s,
+        comm_s=sum(n * rates.all_reduce_s(plan.tp, size) for n, size in work.all_reduces),
+        one_queue=rates.device == "cpu",
+    )
+
+
+def kernel_time(kernel: Kernels, compute: Compute) -> tuple[float, bool]:
+    """(seconds of one kernel, arithmetic limits it): max(flops / rate, bytes / bandwidth).
+
+    A GEMM takes its time from the measured curve over m where a calibration has one.
+    """
+    rate = compute.gemm_flops_per_s
+    if kernel.kind == "attention":
+        rate = compute.attention_flops_per_s or rate
+    by_flops, by_bytes = kernel.flops / rate, kernel.num_bytes / compute.read_bytes_per_s
+    if kernel.kind == "gemm":
+        args = (kernel.rows, kernel.weight_values, kernel.flops, kernel.num_bytes)
+        return compute.gemm_s(*args), by_flops > by_bytes
+    return max(by_flops, by_bytes), by_flops > by_bytes
+
+
+def _pass(plan: Plan, *, tokens: int, context: float, eager: bool) -> Pass:
+    return Pass(
+        sequences=plan.sequences_per_microbatch,
+        tokens=tokens,
+        context=context,
+        bytes_per_value=dtype_bytes(plan.dtype),
+        eager=eager,
+    )
+
+
+def _schedule(spec: ModelSpec, rates: Rates, plan: Plan, step: Pass) -> Schedule:
+    sends = plan.pp > 1
+    return Schedule(
+        ranks=tuple(
+            tuple(_rank_time(spec, rates, plan, step, tp_rank, stage) for tp_rank in range(plan.tp))
+            for stage in range(plan.pp)
+        ),
+        microbatches=plan.microbatches,
+        hop_s=rates.send_recv_s(hop_bytes(spec, step)) if sends else 0.0,
+        return_s=rates.send_recv_s(step.sequences * TOKEN_BYTES) if sends else 0.0,
+    )
+
+
+def _rank_time(
+    spec: ModelSpec, rates: Rates, plan: Plan, step: Pass, tp_rank: int, pp_rank: int
+) -> PassTime:
+    shard = Shard(
+        tp=plan.tp,
+        pp=plan.pp,
+        tp_rank=tp_rank,
+        pp_rank=pp_rank,
+        split=plan.split,
+        sharding=plan.sharding,
+    )
+    return pass_time(pass_work(spec, shard, step), rates, plan, eager=step.eager)
+
+
+def _shares(schedule: Schedule) -> dict[str, Any]:
+    """Of one pass of the slowest rank: shares that add up to 1; and the pipeline's bubble."""
+    step = schedule.slowest
+    return {
+        "compute_share": step.device_s / step.total_s,
+        "comm_share": step.comm_s / step.total_s,
+        "host_share": step.exposed_host_s / step.total_s,
+        "bubble": schedule.bubble,
+        "bottleneck": bottleneck(step),
+    }
+
+
+def _rank(
+    spec: ModelSpec,
+    plan: Plan,
+    phases: Mapping[str, tuple[Schedule, int, float]],
+    device: str,
+    *,
+    tp_rank: int,
+    pp_rank: int,
+) -> dict[str, Any]:
+    return {
+        "rank": pp_rank * plan.tp + tp_rank,
+        "stage": pp_rank,
+        "tp_rank": tp_rank,
+        **rank_parts(
+            spec,
+            workload(plan, device),
+            tp=plan.tp,
+            pp=plan.pp,
+            tp_rank=tp_rank,
+            pp_rank=pp_rank,
+            split=plan.split,
+        ),
+        **{name: _phase(*phase, tp_rank, pp_rank) for name, phase in phases.items()},
+    }
+
+
+def _phase(
+    schedule: Schedule, passes: int, wall_s: float, tp_rank: int, pp_rank: int
+) -> dict[str, float]:
+    """Totals of one rank: hops count where they are received; the token goes to earlier stages."""
+    step = schedule.ranks[pp_rank][tp_rank]
+    last = pp_rank == len(schedule.ranks) - 1
+    received = (schedule.hop_s if pp_rank else 0.0) + (0.0 if last else schedule.return_s)
+    return {
+        "compute_s": passes * step.device_s,
+        "comm_s": passes * (step.comm_s + received),
+        "host_s": passes * step.host_s,
+        "wall_s": wall_s,
+    }
+
+
+def workload(plan: Plan, device: str = "cuda") -> Workload:
+    """What the plan holds at its end: the last new token of a sequence never enters the cache."""
+    return Workload(
+        batch=plan.batch,
+        context=plan.prompt_tokens + plan.new_tokens - 1,
+        prompt=plan.prompt_tokens,
+        microbatches=plan.microbatches,
+        dtype=plan.dtype,
+        device=device,
+    )

@@ -1,0 +1,27 @@
+"""One or several analyses in one of the formats that every reading command has."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from perfkit.report.tables import as_json
+from perfkit.report.time_split import text
+from perfkit.report.time_split_json import document
+from perfkit.timeline.analysis import Analysis
+
+
+def printed(analyses: Sequence[Analysis], fmt: str, top: int) -> str:
+    """One document for one analysis; several stand under `runs` in JSON, and below each other."""
+    if fmt == "json":
+        documents = [document(analysis) for analysis in analyses]
+        return as_json(documents[0] if len(documents) == 1 else {"runs": documents})
+    if fmt == "csv":
+        return pl.concat([_split_with_source(analysis) for analysis in analyses]).write_csv()
+    return "\n".join(text(analysis, fmt, top) for analysis in analyses)
+
+
+def _split_with_source(analysis: Analysis) -> pl.DataFrame:
+    """The split in exact ns; a rank without a trace has a row with nothing in it."""
+    missing = pl.DataFrame({"rank": analysis.missing_traces}, schema={"rank": pl.Int32})
+    rows = pl.concat([analysis.split, missing], how="diagonal").sort("rank", maintain_order=True)
+    return rows.select(pl.lit(str(analysis.source)).alias("source"), pl.all())

@@ -1,0 +1,253 @@
+"""A run folder, or loose trace files -> every table that `perfkit analyze` writes.
+
+One broken or missing file never stops the others: it becomes a finding and a missing rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from perfkit.errors import ConfigError
+from perfkit.ingest.frames import ACTIVITIES, QUALITY, RANGES, finding
+from perfkit.ingest.kineto import Trace, read_kineto
+from perfkit.ingest.timers import (
+    concatenated,
+    empty,
+    measure_passes,
+    profiler_ratio,
+    read_timers,
+    summarise,
+)
+from perfkit.schema import RunFolder, open_run
+from perfkit.timeline.findings import (
+    listed,
+    measure_findings,
+    state_findings,
+    status_findings,
+    trace_findings,
+)
+from perfkit.timeline.operations import collectives_table, families_table, operations_table
+from perfkit.timeline.split import split_table
+from perfkit.timeline.windows import inside_whole
+
+KINETO = "kineto.json.gz"
+TABLES = (
+    "timers",
+    "measures",
+    "summary",
+    "activities",
+    "ranges",
+    "split",
+    "operations",
+    "families",
+    "collectives",
+    "quality",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """Everything known about one run. Frames are declared where they are made."""
+
+    source: Path
+    """The run folder, or the first of the trace files."""
+    run: dict[str, Any]
+    """run.json; empty for loose trace files."""
+    timers: pl.DataFrame
+    """perfkit.ingest.timers.TIMERS"""
+    measures: pl.DataFrame
+    """perfkit.ingest.timers.MEASURES: one row a timed or captured pass"""
+    summary: pl.DataFrame
+    """perfkit.ingest.timers.SUMMARY: one row a measure"""
+    activities: pl.DataFrame
+    """perfkit.ingest.frames.ACTIVITIES"""
+    ranges: pl.DataFrame
+    """perfkit.ingest.frames.RANGES"""
+    split: pl.DataFrame
+    """perfkit.timeline.split.SPLIT"""
+    operations: pl.DataFrame
+    """perfkit.timeline.operations.OPERATIONS"""
+    families: pl.DataFrame
+    """perfkit.timeline.operations.FAMILIES"""
+    collectives: pl.DataFrame
+    """perfkit.timeline.operations.COLLECTIVES"""
+    quality: pl.DataFrame
+    """perfkit.ingest.frames.QUALITY"""
+    ranks: tuple[int, ...]
+    """Ranks that the run has, whether they left anything or not."""
+    missing_traces: tuple[int, ...]
+    """Ranks of which there is no usable trace although there should be one."""
+    missing_timers: tuple[int, ...]
+    profiler_ratio: float | None
+    """e2e of the captured pass / median e2e of the timed passes."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """For people: what is missing or doubtful."""
+        texts = self.quality.filter(pl.col("severity") == "warning")["text"].to_list()
+        return list(dict.fromkeys([*self.run.get("warnings", []), *texts]))
+
+
+def analyze_paths(paths: Sequence[Path]) -> list[Analysis]:
+    """One analysis for each run folder, and one for all loose trace files together."""
+    runs = [path for path in paths if RunFolder(path).run_json.is_file()]
+    loose = [path for path in paths if path not in runs]
+    return [analyze_run(path) for path in runs] + ([analyze_traces(loose)] if loose else [])
+
+
+def analyze_run(path: Path) -> Analysis:
+    """Analyse a run folder as far as its files allow; ConfigError only when it is none."""
+    folder, run = open_run(path)
+    ranks = _ranks(folder, run)
+    findings = state_findings(run) + status_findings(folder, ranks)
+    timers, missing_timers = _read_timers(folder, ranks, findings)
+    traces = {rank: folder.rank_file(rank, KINETO) for rank in ranks}
+    found = {rank: file for rank, file in traces.items() if file.is_file()}
+    read = _read_traces([(file, rank) for rank, file in found.items()], findings, folder.root)
+    missing = tuple(rank for rank in ranks if rank not in {trace.rank for trace in read})
+    findings += trace_findings(ranks, missing, found)
+    measures = measure_passes(timers, _last_stage(run, timers))
+    findings += measure_findings(measures)
+    return _assemble(
+        path, run, read, findings, timers, measures, ranks, missing, tuple(missing_timers)
+    )
+
+
+def analyze_traces(paths: Sequence[Path]) -> Analysis:
+    """Analyse loose Kineto files or folders of them; ConfigError when none can be used."""
+    files = [file for path in paths for file in trace_files(path)]
+    findings: list[dict[str, Any]] = []
+    read = _read_traces([(file, None) for file in files], findings, None)
+    if not read:
+        raise ConfigError("\n".join(str(row["text"]) for row in findings))
+    world = max((trace.world_size or 0 for trace in read), default=0)
+    present = {trace.rank for trace in read}
+    ranks = tuple(sorted(present | set(range(world))))
+    missing = tuple(sorted(set(ranks) - present))
+    if missing:
+        text = f"no trace of ranks {listed(missing)} of {world}: give their files too"
+        findings.append(finding("missing-trace", text, count=len(missing)))
+    timers = empty()
+    return _assemble(
+        files[0], {}, read, findings, timers, measure_passes(timers, 0), ranks, missing, ()
+    )
+
+
+def trace_files(path: Path) -> list[Path]:
+    """The Kineto files that a path stands for."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ConfigError(f"{path} does not exist. Give a run folder or a Kineto file.")
+    found = sorted({*path.rglob("*.json.gz"), *path.rglob("*.pt.trace.json"), *path.glob("*.json")})
+    if not found:
+        raise ConfigError(
+            f"{path} is no run folder (no run.json) and holds no Kineto file (*.json, *.json.gz). "
+            "Give the folder that `perfkit run --out` wrote, or the files themselves.",
+        )
+    return found
+
+
+def table_folder(analysis: Analysis, wanted: Path | None, num_analyses: int) -> Path | None:
+    """Where the tables go: the folder asked for, else the run's own; loose files have none."""
+    if wanted is not None:
+        return wanted / analysis.source.name if num_analyses > 1 else wanted
+    return RunFolder(analysis.source).tables if analysis.run else None
+
+
+def write_tables(analysis: Analysis, folder: Path) -> Path:
+    """Write every table as folder/NAME.parquet; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TABLES:
+        getattr(analysis, name).write_parquet(folder / f"{name}.parquet")
+    return folder
+
+
+def _assemble(
+    source: Path,
+    run: dict[str, Any],
+    read: Sequence[Trace],
+    findings: list[dict[str, Any]],
+    timers: pl.DataFrame,
+    measures: pl.DataFrame,
+    ranks: tuple[int, ...],
+    missing_traces: tuple[int, ...],
+    missing_timers: tuple[int, ...],
+) -> Analysis:
+    activities = pl.concat([pl.DataFrame(schema=ACTIVITIES), *(t.activities for t in read)])
+    ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in read)])
+    inside = inside_whole(activities, ranges)
+    return Analysis(
+        source=source,
+        run=run,
+        timers=timers,
+        measures=measures,
+        summary=summarise(measures),
+        activities=activities,
+        ranges=ranges,
+        split=split_table(activities, ranges),
+        operations=operations_table(inside),
+        families=families_table(inside),
+        collectives=collectives_table(inside),
+        quality=pl.DataFrame(findings, schema=QUALITY),
+        ranks=ranks,
+        missing_traces=missing_traces,
+        missing_timers=missing_timers,
+        profiler_ratio=profiler_ratio(measures),
+    )
+
+
+def _read_traces(
+    files: Sequence[tuple[Path, int | None]], findings: list[dict[str, Any]], root: Path | None
+) -> list[Trace]:
+    """Every usable trace, by rank; unusable files become findings."""
+    traces: dict[int, Trace] = {}
+    for file, rank in files:
+        source = str(file.relative_to(root)) if root else str(file)
+        try:
+            trace = read_kineto(file, rank)
+        except ConfigError as error:
+            text = str(error).replace(str(file), source)
+            findings.append(finding("unreadable-trace", text, rank=rank, source=source))
+            continue
+        findings += [{**row, "source": source} for row in trace.findings]
+        if trace.rank in traces:
+            text = f"{source} says it is of rank {trace.rank}, as a file before it: left out"
+            findings.append(finding("same-rank", text, rank=trace.rank, source=source))
+            continue
+        traces[trace.rank] = trace
+    return [traces[rank] for rank in sorted(traces)]
+
+
+def _read_timers(
+    folder: RunFolder, ranks: Sequence[int], findings: list[dict[str, Any]]
+) -> tuple[pl.DataFrame, list[int]]:
+    frames, missing = [], []
+    for rank in ranks:
+        path = folder.rank_file(rank, "timers.jsonl")
+        if not path.is_file():
+            missing.append(rank)
+            continue
+        frame, found = read_timers(path, rank)
+        frames.append(frame)
+        findings += found
+    if missing:
+        text = f"no timers of ranks {listed(missing)}"
+        findings.append(finding("missing-timers", text, count=len(missing)))
+    return concatenated(frames), missing
+
+
+def _ranks(folder: RunFolder, run: dict[str, Any]) -> tuple[int, ...]:
+    """The ranks of the layout, and any other that left a folder."""
+    planned = {int(place["rank"]) for place in run.get("layout", [])}
+    return tuple(sorted(planned | {rank for rank, _path in folder.ranks()}))
+
+
+def _last_stage(run: dict[str, Any], timers: pl.DataFrame) -> int:
+    """The stage whose ranks have the tokens."""
+    planned = [int(place.get("pp_rank", 0)) for place in run.get("layout", [])]
+    seen = timers["pp_rank"].max()
+    return max(planned) if planned else int(seen) if isinstance(seen, int) else 0

@@ -1,0 +1,59 @@
+"""What a run should have left and did not, as rows of the quality table."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import polars as pl
+
+from perfkit.ingest.frames import finding
+from perfkit.schema import RunFolder
+
+Findings = list[dict[str, Any]]
+
+
+def state_findings(run: dict[str, Any]) -> Findings:
+    state = run.get("state")
+    if state in (None, "finished"):
+        return []
+    failure = run.get("failure") or {}
+    who = f": rank {failure['rank']} on {failure.get('host')}" if "rank" in failure else ":"
+    reason = str(failure.get("reason", "no reason was recorded")).splitlines()[0]
+    text = f"this run is {state}{who} {reason}. What it left is analysed; the rest is missing."
+    return [finding("run-not-finished", text, rank=failure.get("rank"), source="run.json")]
+
+
+def status_findings(folder: RunFolder, ranks: Sequence[int]) -> Findings:
+    missing = [rank for rank in ranks if not folder.rank_file(rank, "status.json").is_file()]
+    if not missing:
+        return []
+    text = f"ranks {listed(missing)} left no status.json: their node or supervisor died"
+    return [finding("missing-status", text, count=len(missing))]
+
+
+def trace_findings(
+    ranks: Sequence[int], missing: Sequence[int], found: Collection[int]
+) -> Findings:
+    """Ranks without a usable trace, or a whole run without one."""
+    if not found:
+        text = (
+            "the split was not measured: no rank left a trace. `perfkit run` records one in a "
+            "captured pass after the timed ones, unless it is told --no-kineto"
+        )
+        return [finding("no-trace", text, count=len(ranks))]
+    if not missing:
+        return []
+    text = f"no usable trace of ranks {listed(missing)}: the split is of the others only"
+    return [finding("missing-trace", text, count=len(missing))]
+
+
+def measure_findings(measures: pl.DataFrame) -> Findings:
+    """A run of which nothing can be said about speed."""
+    if not measures.filter(pl.col("kind") == "timed").is_empty():
+        return []
+    text = "no whole timed pass in the last stage's timers: TTFT, TPOT, throughput not measured"
+    return [finding("no-timed-pass", text)]
+
+
+def listed(ranks: Sequence[int]) -> str:
+    """0, 1, 5"""
+    return ", ".join(str(rank) for rank in ranks)

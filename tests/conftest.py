@@ -1,0 +1,7 @@
+"""What every test shares."""
+
+import sys
+from pathlib import Path
+
+# Builders that several folders of tests use.
+sys.path.insert(0, str(Path(__file__).parent / "engine"))

@@ -1,0 +1,133 @@
+"""fp32 greedy tokens of the engine equal those of single-process Hugging Face generate."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import VARIANTS, save_tiny
+from transformers import AutoModelForCausalLM
+
+from perfkit.collect.launch import choose_master, local_place, rank_environment
+from perfkit.engine.models import staged_folder
+
+pytestmark = pytest.mark.slow
+
+WORKER = Path(__file__).with_name("token_worker.py")
+LAYOUTS = [(1, 1), (2, 1), (1, 2), (2, 2)]
+SAME_LENGTH = [[5, 9, 33, 71], [8, 120, 4, 99], [77, 3, 15, 61], [42, 42, 7, 13]]
+PADDED = [[5, 9, 33, 71, 12, 90, 31], [8, 120], [77, 3, 15, 61], [42]]
+NEW_TOKENS = 14
+
+
+def a_case(folder: Path, *, prompts: list[list[int]] = SAME_LENGTH, **changes: Any) -> dict[str, Any]:
+    return {
+        "folder": str(folder),
+        "prompts": prompts,
+        "microbatches": 1,
+        "new_tokens": NEW_TOKENS,
+        "eos": [],
+        "pad": 0,
+        **changes,
+    }
+
+
+def engine_tokens(
+    tmp_path: Path, tp: int, pp: int, cases: list[dict[str, Any]]
+) -> list[list[list[int]]]:
+    """Run the cases on tp * pp local ranks."""
+    source, target = tmp_path / "cases.json", tmp_path / "tokens.json"
+    source.write_text(json.dumps([{**case, "tp": tp, "pp": pp} for case in cases]))
+    place = local_place(tp * pp)
+    master = choose_master(place, {})
+    with (tmp_path / "ranks.log").open("wb") as log:
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, str(WORKER), str(source), str(target)],
+                env=rank_environment(place, rank, master, os.environ),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in place.ranks
+        ]
+        codes = [rank.wait(timeout=300) for rank in ranks]
+    assert codes == [0] * len(ranks), (tmp_path / "ranks.log").read_text()[-5000:]
+    found: list[list[list[int]]] = json.loads(target.read_text())
+    return found
+
+
+def reference_tokens(case: dict[str, Any]) -> list[list[int]]:
+    """The new tokens that plain generate gives for the same left-padded batch."""
+    model = AutoModelForCausalLM.from_pretrained(case["folder"], dtype=torch.float32).eval()
+    longest = max(len(ids) for ids in case["prompts"])
+    rows = [[case["pad"]] * (longest - len(ids)) + ids for ids in case["prompts"]]
+    mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in case["prompts"]]
+    model.generation_config.eos_token_id = case["eos"] or None
+    tokens = model.generate(
+        torch.tensor(rows),
+        attention_mask=torch.tensor(mask),
+        max_new_tokens=case["new_tokens"],
+        do_sample=False,
+        pad_token_id=case["pad"],
+    )
+    return [row[longest:] for row in tokens.tolist()]
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {variant: save_tiny(variant, root) for variant in VARIANTS}
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    folder = staged_folder("smollm2-135m-instruct")
+    if not (folder / "config.json").is_file():
+        pytest.fail("stage the demo model first: perfkit fetch smollm2-135m-instruct")
+    return folder
+
+
+def with_eos(case: dict[str, Any]) -> dict[str, Any]:
+    """The same case, ending at tokens that the reference really produces half-way."""
+    tokens = reference_tokens(case)
+    return {**case, "eos": sorted({tokens[0][4], tokens[2][7]})}
+
+
+def all_cases(tiny_models: dict[str, Path], smollm2: Path) -> list[dict[str, Any]]:
+    families = [a_case(folder, prompts=PADDED, microbatches=2) for folder in tiny_models.values()]
+    main = [
+        a_case(tiny_models[name], prompts=prompts, microbatches=m)
+        for name in ("llama-untied", "llama-tied")
+        for m in (1, 2, 4)
+        for prompts in (SAME_LENGTH, PADDED)
+    ]
+    endings = [with_eos(a_case(tiny_models["llama-untied"], prompts=PADDED, microbatches=m)) for m in (1, 2, 4)]
+    real = [a_case(smollm2, prompts=PADDED, microbatches=m, new_tokens=8) for m in (1, 2, 4)]
+    real += [with_eos(a_case(smollm2, prompts=PADDED, microbatches=2, new_tokens=8))]
+    return [*families, *main, *endings, *real]
+
+
+@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
+def test_tokens_equal_generate(
+    tp: int, pp: int, tmp_path: Path, tiny_models: dict[str, Path], smollm2: Path
+) -> None:
+    cases = all_cases(tiny_models, smollm2)
+    found = engine_tokens(tmp_path, tp, pp, cases)
+    for case, tokens in zip(cases, found, strict=True):
+        label = f"{Path(case['folder']).name} M={case['microbatches']} eos={case['eos']}"
+        assert tokens == reference_tokens(case), label
+
+
+def test_uneven_split_and_three_stages(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
+    case = a_case(tiny_models["llama3-rope"], prompts=PADDED, microbatches=4, split=[1, 3, 1])
+    assert engine_tokens(tmp_path, 1, 3, [case]) == [reference_tokens(case)]
+
+
+def test_the_reference_is_not_trivial(tiny_models: dict[str, Path]) -> None:
+    tokens = reference_tokens(a_case(tiny_models["llama-untied"], prompts=PADDED))
+    assert len({tuple(row) for row in tokens}) == len(PADDED)
+    assert all(len(set(row)) > NEW_TOKENS // 2 for row in tokens)

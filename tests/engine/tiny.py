@@ -1,0 +1,63 @@
+"""Tiny random models of every supported family, saved as a user would have them on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 160,
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "llama-untied": {"model_type": "llama", "tie_word_embeddings": False},
+    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
+    "llama3-rope": {"model_type": "llama", "rope_parameters": LLAMA3_ROPE},
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "tie_word_embeddings": False},
+    "mistral": {"model_type": "mistral", "sliding_window": 12},
+    "opt": {
+        "model_type": "opt",
+        "ffn_dim": 192,
+        "word_embed_proj_dim": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": None,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+def save_tiny(variant: str, folder: Path) -> Path:
+    """A model with enough spread in its weights that greedy tokens differ from step to step."""
+    settings = {**SMALL, **VARIANTS[variant]}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if variant == "opt":
+        settings = {k: v for k, v in settings.items() if k not in ("head_dim", "intermediate_size")}
+    torch.manual_seed(7)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    model = AutoModelForCausalLM.from_config(config).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.2)
+    target = folder / variant
+    model.save_pretrained(target)
+    return target
