@@ -9,7 +9,7 @@ import sys
 import typer
 
 from perfkit import __version__
-from perfkit.cli import analyze, calibrate, fetch, memory, predict, run
+from perfkit.cli import analyze, calibrate, compare, fetch, memory, predict, run
 from perfkit.errors import PerfkitError
 
 INTERRUPTED = 130
@@ -48,6 +48,7 @@ def options(
 
 app.command("run")(run.command)
 app.command("analyze")(analyze.command)
+app.command("compare")(compare.command)
 app.command("predict")(predict.command)
 app.command("memory")(memory.command)
 app.command("calibrate")(calibrate.command)

@@ -73,7 +73,7 @@ def command(
     rows = _rows(spec, work, over, device, tp, pp, gpus)
     _tell(spec, notes)
     result(_render(rows, fmt, notes))
-    closing(None, f"perfkit predict {model} --gpu {gpu or 'GPU'} --tp {tp} --pp {pp}")
+    closing(None, f"perfkit predict {model} --gpu {gpu or 'h100-sxm'} --tp {tp} --pp {pp}")
 
 
 def _overrides(

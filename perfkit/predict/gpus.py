@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Gpu:
     bf16_flops_per_s: float | None = None
     fp16_flops_per_s: float | None = None
     fp32_flops_per_s: float | None = None
+    smi_names: tuple[str, ...] = ()
+    """names that nvidia-smi gives this GPU"""
     unverified: tuple[str, ...] = ()
 
     def flops_per_s(self, dtype: str) -> float:
@@ -54,7 +57,8 @@ def load_gpu(gpu_id: str, models_dir: Path | None = None) -> Gpu:
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(f"no GPU {gpu_id!r}.{hint} GPUs: {', '.join(sorted(tables))}.")
     values = dict(tables[gpu_id])
-    values["unverified"] = tuple(values.get("unverified", ()))
+    for key in ("smi_names", "unverified"):
+        values[key] = tuple(values.get(key, ()))
     try:
         return Gpu(id=gpu_id, **values)
     except TypeError as error:
@@ -76,3 +80,17 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+def gpu_of_device(
+    devices: Sequence[Mapping[str, str]], models_dir: Path | None = None
+) -> str | None:
+    """The id of the GPU whose `smi_names` hold the name that nvidia-smi gives; None when none.
+
+    "NVIDIA H200" is h200-sxm, "NVIDIA H100 80GB HBM3" is h100-sxm.
+    """
+    if not devices:
+        return None
+    tables = gpu_tables(models_dir)
+    named = {alias: gpu for gpu, table in tables.items() for alias in table.get("smi_names", ())}
+    return named.get(str(devices[0].get("name")))

@@ -1,0 +1,239 @@
+"""Prediction beside measurement for one run: the same words, the same work, two columns.
+
+The prediction is made from the run's own configuration and from rates that were measured or taken
+from a data sheet, never from the run's times.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from perfkit.errors import ConfigError
+from perfkit.predict.gpus import gpu_of_device, load_gpu
+from perfkit.predict.rates import Rates, rates_from_calibration, rates_from_gpu
+from perfkit.predict.time import predict_run
+from perfkit.schema import RunFolder, read_json
+from perfkit.timeline.analysis import Analysis, analyze_run
+
+HEADLINE = pl.Schema(
+    {
+        "measure": pl.String,  # ttft_s, tpot_s, e2e_s, tokens_per_s
+        "predicted": pl.Float64,  # seconds, or tokens per second
+        "measured": pl.Float64,  # median of the timed passes; null when not measured
+        "measured_min": pl.Float64,
+        "measured_max": pl.Float64,
+        "error": pl.Float64,  # (predicted - measured) / measured
+    }
+)
+SPLIT = pl.Schema(
+    {
+        "rank": pl.Int32,
+        "phase": pl.String,  # prefill or decode, all microbatches and steps
+        "predicted_compute_s": pl.Float64,
+        "measured_compute_s": pl.Float64,  # from the captured pass, so slowed by the profiler
+        "predicted_comm_s": pl.Float64,  # transfer only: no waiting is predicted
+        "measured_comm_s": pl.Float64,  # exposed, with waiting for the other ranks in it
+    }
+)
+MEMORY = pl.Schema(
+    {
+        "rank": pl.Int32,
+        "predicted_weights_bytes": pl.Int64,
+        "measured_weights_bytes": pl.Int64,  # parameters that the engine held
+        "predicted_total_bytes": pl.Int64,  # weights, KV cache, activations, overhead
+        "measured_total_bytes": pl.Int64,  # device memory in use; null on a CPU
+    }
+)
+MEASURES = {"ttft_s": "ttft_s", "tpot_s": "tpot_s", "e2e_s": "end_to_end_s"}
+# Hops are received outside the forward; they belong to the phase whose step they serve.
+HOPS = ("pp_recv", "tok_recv", "pp_send", "tok_send")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One run's prediction beside its measurement."""
+
+    analysis: Analysis
+    prediction: dict[str, Any]
+    rates: Rates
+    rates_source: str
+    """where the rates come from, for people"""
+    headline: pl.DataFrame
+    split: pl.DataFrame
+    memory: pl.DataFrame
+    warnings: list[str]
+
+
+def compare_run(
+    path: Path,
+    *,
+    calibration: Path | None = None,
+    gpu: str | None = None,
+    models_dir: Path | None = None,
+) -> Comparison:
+    """Analyse a run and predict it; ConfigError when no rates are known for its machine."""
+    analysis = analyze_run(path)
+    run = analysis.run
+    if "config" not in run:
+        raise ConfigError(f"{path} never started: its run.json has no config. Run it again.")
+    rates, source = find_rates(path, run, calibration, gpu, models_dir)
+    prediction = predict_run(
+        run["model"]["config"], rates, model_id=run["model"]["id"], **plan_of(path, run)
+    )
+    headline = headline_table(prediction, analysis)
+    return Comparison(
+        analysis=analysis,
+        prediction=prediction,
+        rates=rates,
+        rates_source=source,
+        headline=headline,
+        split=split_table(prediction, analysis),
+        memory=memory_table(prediction, path),
+        warnings=[*analysis.warnings, *doubts(run, headline)],
+    )
+
+
+def find_rates(
+    path: Path,
+    run: Mapping[str, Any],
+    calibration: Path | None,
+    gpu: str | None,
+    models_dir: Path | None,
+) -> tuple[Rates, str]:
+    """Named calibration or GPU first, then the calibration in the run folder, then the GPU's
+    data sheet."""
+    own = RunFolder(path).calibration
+    dtype = run["config"]["dtype"]
+    chosen = calibration or (own if own.is_file() and gpu is None else None)
+    if chosen is not None:
+        document = read_json(chosen)
+        name = f"measured on {document.get('device_name')}, {document.get('date')}"
+        return rates_from_calibration(document, dtype), name
+    gpu = gpu or gpu_of_device(run["hardware"].get("gpus", []), models_dir)
+    if gpu is None:
+        config = run["config"]
+        raise ConfigError(
+            f"no rates are known for the machine of {path}. Measure them there with `perfkit "
+            f"calibrate --tp {config['tp']} --pp {config['pp']} --dtype {dtype} -o calibration."
+            "json` and give --calibration calibration.json, or name a data sheet with --gpu.",
+        )
+    return rates_from_gpu(load_gpu(gpu, models_dir), dtype), f"data sheet of {gpu}"
+
+
+def plan_of(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What was run, as predict_run wants it: padded prompts have the longest one's length."""
+    config = run["config"]
+    prompt, new = lengths(path, config)
+    return {
+        "tp": config["tp"],
+        "pp": config["pp"],
+        "batch": config["batch"],
+        "microbatches": config["microbatches"],
+        "prompt_tokens": prompt,
+        "new_tokens": new,
+        "dtype": config["dtype"],
+        "split": tuple(config["split"]) if config["split"] else None,
+        "sharding": "deepspeed" if config["tp"] > 1 else "none",
+    }
+
+
+def lengths(path: Path, config: Mapping[str, Any]) -> tuple[int, int]:
+    """Prompt and new tokens of the longest sequence, from what came out when there is any."""
+    outputs = RunFolder(path).outputs
+    if not outputs.is_file():
+        return config["prompt_tokens"] or 1, config["new_tokens"]
+    records = pl.read_ndjson(outputs)
+    return int(records["prompt_tokens"].max()), int(records["token_ids"].list.len().max())  # type: ignore[arg-type]
+
+
+def headline_table(prediction: Mapping[str, Any], analysis: Analysis) -> pl.DataFrame:
+    """HEADLINE: TTFT, TPOT, end to end and throughput of the timed passes."""
+    measured = {row["measure"]: row for row in analysis.summary.to_dicts()}
+    names = {**MEASURES, "tokens_per_s": "tokens_per_s"}
+    rows = []
+    for measure, predicted_name in names.items():
+        predicted, found = prediction[predicted_name], measured.get(measure, {})
+        value = found.get("median")
+        known = predicted is not None and value
+        rows.append(
+            {
+                "measure": measure,
+                "predicted": predicted,
+                "measured": value,
+                "measured_min": found.get("min"),
+                "measured_max": found.get("max"),
+                "error": (predicted - value) / value if known else None,
+            }
+        )
+    return pl.DataFrame(rows, schema=HEADLINE)
+
+
+def split_table(prediction: Mapping[str, Any], analysis: Analysis) -> pl.DataFrame:
+    """SPLIT: compute and communication of each rank in prefill and decode."""
+    measured = {
+        (row["rank"], row["phase"]): row
+        for row in analysis.split.to_dicts()
+        if row["phase"] in ("prefill", "decode")
+    }
+    rows = []
+    for rank in prediction["ranks"]:
+        for phase in ("prefill", "decode"):
+            found = measured.get((rank["rank"], phase))
+            rows.append(
+                {
+                    "rank": rank["rank"],
+                    "phase": phase,
+                    "predicted_compute_s": rank[phase]["compute_s"],
+                    "measured_compute_s": found["compute_ns"] / 1e9 if found else None,
+                    "predicted_comm_s": rank[phase]["comm_s"],
+                    "measured_comm_s": found["exposed_comm_ns"] / 1e9 if found else None,
+                }
+            )
+    return pl.DataFrame(rows, schema=SPLIT)
+
+
+def memory_table(prediction: Mapping[str, Any], path: Path) -> pl.DataFrame:
+    """MEMORY: what each rank should hold and what it held."""
+    folder, rows = RunFolder(path), []
+    parts = ("weights_bytes", "kv_bytes", "activation_bytes", "overhead_bytes")
+    for rank in prediction["ranks"]:
+        file = folder.rank_file(rank["rank"], "engine.json")
+        facts = read_json(file) if file.is_file() else {}
+        rows.append(
+            {
+                "rank": rank["rank"],
+                "predicted_weights_bytes": round(rank["weights_bytes"]),
+                "measured_weights_bytes": facts.get("parameter_bytes"),
+                "predicted_total_bytes": round(sum(rank[part] for part in parts)),
+                "measured_total_bytes": facts.get("device_used_bytes"),
+            }
+        )
+    return pl.DataFrame(rows, schema=MEMORY)
+
+
+def doubts(run: Mapping[str, Any], headline: pl.DataFrame) -> list[str]:
+    """What a reader must know before using the numbers."""
+    found = []
+    if run.get("state") != "finished":
+        found.append(f"the run is {run.get('state')}: what it measured before is compared")
+    missing = headline.filter(pl.col("measured").is_null())["measure"].to_list()
+    if missing:
+        found.append(f"not measured: {', '.join(missing)}")
+    if run["config"]["load"] == "dummy":
+        found.append("weights were random (--load dummy): times hold, text does not")
+    return found
+
+
+def write_tables(comparison: Comparison, path: Path) -> Path:
+    """tables/comparison_*.parquet in the run folder."""
+    folder = RunFolder(path).tables
+    try:
+        folder.mkdir(exist_ok=True)
+        for name in ("headline", "split", "memory"):
+            getattr(comparison, name).write_parquet(folder / f"comparison_{name}.parquet")
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder}: {error.strerror}.") from error
+    return folder

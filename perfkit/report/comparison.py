@@ -1,0 +1,83 @@
+"""Predicted beside measured, as text in one of the formats that every reading command has."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from perfkit.compare.run import Comparison
+from perfkit.report.tables import Column, as_json, render
+
+UNITS = {
+    "ttft_s": ("TTFT [ms]", 1e3),
+    "tpot_s": ("TPOT [ms]", 1e3),
+    "e2e_s": ("end to end [ms]", 1e3),
+    "tokens_per_s": ("throughput [tokens/s]", 1.0),
+}
+HEADLINE = (
+    Column(name="title", title="", kind="text"),
+    Column(name="predicted", title="predicted"),
+    Column(name="measured", title="measured"),
+    Column(name="measured_min", title="min"),
+    Column(name="measured_max", title="max"),
+    Column(name="error", title="error", kind="signed"),
+)
+SPLIT = (
+    Column(name="rank", title="rank", kind="integer"),
+    Column(name="phase", title="phase", kind="text"),
+    Column(name="predicted_compute_s", title="predicted compute [ms]", scale=1e3),
+    Column(name="measured_compute_s", title="measured", scale=1e3),
+    Column(name="predicted_comm_s", title="predicted comm [ms]", scale=1e3),
+    Column(name="measured_comm_s", title="measured + wait", scale=1e3),
+)
+MEMORY = (
+    Column(name="rank", title="rank", kind="integer"),
+    Column(name="predicted_weights_bytes", title="predicted weights [MiB]", scale=2**-20),
+    Column(name="measured_weights_bytes", title="measured", scale=2**-20),
+    Column(name="predicted_total_bytes", title="predicted total [MiB]", scale=2**-20),
+    Column(name="measured_total_bytes", title="measured", scale=2**-20),
+)
+SPLIT_NOTE = (
+    "measured compute is from the captured pass, which the profiler slows; measured communication "
+    "has the waiting for other ranks in it, predicted communication has none"
+)
+
+
+def printed(comparison: Comparison, fmt: str) -> str:
+    """One document: exact values in json and csv, rounded ones with units in table and md."""
+    if fmt == "json":
+        return as_json(document(comparison))
+    if fmt == "csv":
+        return comparison.headline.write_csv()
+    return "\n".join(_sections(comparison, fmt))
+
+
+def document(comparison: Comparison) -> dict[str, object]:
+    """The JSON document of a comparison."""
+    return {
+        "run": comparison.analysis.run.get("id"),
+        "rates": {
+            "source": comparison.rates_source,
+            "provenance": dict(comparison.rates.provenance),
+        },
+        "headline": comparison.headline.to_dicts(),
+        "split": comparison.split.to_dicts(),
+        "memory": comparison.memory.to_dicts(),
+        "warnings": comparison.warnings,
+    }
+
+
+def readable(headline: pl.DataFrame) -> pl.DataFrame:
+    """The headline in the units of its titles: milliseconds, tokens per second."""
+    scale = pl.col("measure").replace_strict({k: v[1] for k, v in UNITS.items()})
+    title = pl.col("measure").replace_strict({k: v[0] for k, v in UNITS.items()})
+    values = ("predicted", "measured", "measured_min", "measured_max")
+    return headline.with_columns(title.alias("title"), *(pl.col(v) * scale for v in values))
+
+
+def _sections(comparison: Comparison, fmt: str) -> Iterator[str]:
+    run = comparison.analysis.run
+    yield f"run {run.get('id')}: predicted with rates {comparison.rates_source}\n"
+    yield render(readable(comparison.headline), HEADLINE, fmt)
+    yield render(comparison.split, SPLIT, fmt)
+    yield f"{SPLIT_NOTE}\n"
+    yield render(comparison.memory, MEMORY, fmt)
