@@ -48,7 +48,8 @@ format: $(VENV)/.installed  ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one run
-	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s
+	$(BIN)/perfkit fetch smollm2-135m-instruct
+	$(BIN)/python tests/benchmarks/generate_ratio.py smollm2-135m-instruct
 
 clean:  ## Remove the virtual environment and the runs
 	rm -rf $(VENV) runs

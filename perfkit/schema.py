@@ -1,7 +1,7 @@
 """The run folder: where each file of a run stands. Standard library only.
 
     runs/<id>/
-      run.json                 what was asked, resolved and found; state, collectors, warnings, failure
+      run.json                 what was asked, resolved and found; state, warnings, failure
       ranks/0000/status.json   host, pid, start, end, exit status, from the supervisor of the rank
       ranks/0000/engine.json   facts only the engine knows: bytes held, memory peaks, load time
       ranks/0000/error.json    the rank's own error, when it had one

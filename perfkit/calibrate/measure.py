@@ -10,8 +10,8 @@ from perfkit.calibrate.store import collected_points
 from perfkit.collect.plan import RunPlan
 from perfkit.collect.run import execute, tell
 from perfkit.collect.supervise import now
-from perfkit.errors import ConfigError, PerfkitError
-from perfkit.report.tables import Column, render
+from perfkit.errors import PerfkitError
+from perfkit.report.tables import Column, as_json, render
 from perfkit.schema import RunFolder, write_json
 
 # A collective whose timings lie this far from alpha + bytes / bandwidth is said to.
@@ -35,11 +35,9 @@ class Calibration:
 
 
 def calibrate(
-    plan: RunPlan, progress: Callable[[str], None], out: Path | None, force: bool
+    plan: RunPlan, progress: Callable[[str], None], out: Path | None
 ) -> Calibration | None:
     """Measure, fit, keep; None on every Slurm rank but the first."""
-    if out is not None and out.exists() and not force:
-        raise ConfigError(f"{out} exists already. Use --force to replace it.")
     outcome = execute(plan, progress)
     if outcome.exit_code:
         raise PerfkitError(f"calibration {outcome.state}: {tell(outcome)}")
@@ -63,14 +61,14 @@ def doubts(document: Mapping[str, Any]) -> list[str]:
 
 
 def render_rates(document: Mapping[str, Any], fmt: str) -> str:
-    """The rates as a table, or as the document itself in JSON."""
+    """The rates as a table; JSON is the calibration document itself."""
+    if fmt == "json":
+        return as_json(document)
     import polars as pl
 
-    frame = pl.DataFrame(list(_rows(document)), orient="row")
-    extra = {"calibration": dict(document)} if fmt == "json" else None
-    return render(
-        frame, COLUMNS, fmt, title=f"{document['device_name']}, {document['dtype']}", extra=extra
-    )
+    frame = pl.DataFrame(_rows(document))
+    title = f"{document['device_name']}, {document['dtype']}"
+    return render(frame, COLUMNS, fmt, title=title)
 
 
 def _rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -33,7 +33,8 @@ def command(
     for analysis in analyses:
         if folder := table_folder(analysis, out, len(analyses)):
             written = write_tables(analysis, folder)
-            story(f"tables: {written}")
+            if len(analyses) > 1:
+                story(f"wrote {written}")
     result(printed(analyses, fmt.value, kernels))
     if analyses[0].run:
         closing(written, f"perfkit compare {analyses[0].source}")

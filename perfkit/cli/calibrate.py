@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from perfkit.cli.output import FORMAT_OPTION, Format, closing, result, story
+from perfkit.cli.output import FORMAT_OPTION, Format, check_free, closing, result, story
 
 
 def command(
@@ -24,9 +24,10 @@ def command(
     from perfkit.cli.progress import Progress
     from perfkit.collect.plan import plan_calibration
 
+    check_free(out, force=force)
     plan = plan_calibration(tp=tp, pp=pp, dtype=dtype, device=device, command=sys.argv)
     progress = Progress()
-    calibration = calibrate(plan, progress.show, out, force)
+    calibration = calibrate(plan, progress.show, out)
     progress.end()
     if calibration is None:
         return

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import typer
 
+from perfkit.errors import ConfigError
+
 
 class Format(StrEnum):
     """How a reading command prints its result."""
@@ -24,6 +26,27 @@ def result(text: str) -> None:
     """The answer, on stdout."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()
+
+
+def check_free(path: Path | None, *, force: bool) -> None:
+    """ConfigError when the output file exists; before anything is computed."""
+    if path is not None and path.exists() and not force:
+        raise ConfigError(f"{path} exists already. Use --force to replace it.")
+
+
+def deliver(text: str, path: Path | None, *, force: bool) -> None:
+    """The answer, in a file when one is named, else on stdout."""
+    if path is None:
+        result(text)
+        return
+    check_free(path, force=force)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}. Give a file you may write to.",
+        ) from error
 
 
 def story(text: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from perfkit.cli.output import FORMAT_OPTION, Format, closing, result, story
+from perfkit.cli.output import FORMAT_OPTION, Format, check_free, closing, deliver, story
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_spec
 from perfkit.predict.gpus import Gpu, load_gpu
@@ -26,7 +26,9 @@ def command(
     tp: str = typer.Option("1", "--tp", help="Tensor-parallel degrees: 1,2,4 or 1:8:1."),
     pp: str = typer.Option("1", "--pp", help="Pipeline stages, a list or range."),
     batch: str = typer.Option("1", "--batch", help="Sequences, a list or range: 1:256:8."),
-    microbatches: str = typer.Option("1", "--microbatches", help="Microbatches in flight."),
+    microbatches: str | None = typer.Option(
+        None, "--microbatches", help="In flight, a list or range. [default: pp, or fewer]"
+    ),
     prompt: str = typer.Option("2048", "--prompt", help="Tokens of each prompt."),
     new: str = typer.Option("128", "--new", help="New tokens per sequence."),
     dtype: str | None = typer.Option(
@@ -42,9 +44,11 @@ def command(
         None, "--models-dir", help="Your own models folder, searched first."
     ),
     output: Path | None = typer.Option(None, "-o", "--output", help="Write there, not to stdout."),
+    force: bool = typer.Option(False, "--force", help="Replace the file given with -o."),
     fmt: Format = FORMAT_OPTION,
 ) -> None:
     """Predicted TTFT, TPOT, throughput and memory for every combination of the options."""
+    check_free(output, force=force)
     spec = load_spec(model, models_dir)
     device = load_gpu(gpu, models_dir) if gpu else None
     rates = _rates(device, calibration, dtype)
@@ -52,16 +56,17 @@ def command(
         "tp": numbers(tp, "--tp"),
         "pp": numbers(pp, "--pp"),
         "batch": numbers(batch, "--batch"),
-        "microbatches": numbers(microbatches, "--microbatches"),
         "prompt_tokens": numbers(prompt, "--prompt"),
         "new_tokens": numbers(new, "--new"),
         "dtype": [rates.dtype],
         "decode": [decode],
     }
+    if microbatches is not None:
+        axes["microbatches"] = numbers(microbatches, "--microbatches")
     capacity = device.memory_bytes if device else None
     rows = predict_rows(spec, rates, plans(axes), capacity_bytes=capacity)
     _tell(rates, device, rows)
-    _deliver(_render(rows, rates, fmt), output)
+    deliver(_render(rows, rates, fmt), output, force=force)
     closing(output, f"perfkit memory {model} --tp {axes['tp'][0]} --pp {axes['pp'][0]}")
 
 
@@ -92,14 +97,6 @@ def _tell(rates: Rates, gpu: Gpu | None, rows: list[dict[str, Any]]) -> None:
 def _reasons(rows: list[dict[str, Any]]) -> list[str]:
     """Every reason of refusal once, in order."""
     return list(dict.fromkeys(row["refused"] for row in rows if row["refused"]))
-
-
-def _deliver(text: str, output: Path | None) -> None:
-    if output is None:
-        result(text)
-    else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
 
 
 def _render(rows: list[dict[str, Any]], rates: Rates, fmt: Format) -> str:

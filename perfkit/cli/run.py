@@ -47,9 +47,7 @@ def command(
     ),
     seed: int = typer.Option(0, help="Seed of random weights and random prompts."),
     models_dir: Path | None = typer.Option(None, help="Folder that holds model folders."),
-    out: Path | None = typer.Option(
-        None, help="Run folder. [default: runs/MODEL-tpN-ppN-TIME]"
-    ),
+    out: Path | None = typer.Option(None, help="Run folder. [default: runs/MODEL-tpN-ppN-TIME]"),
     force: bool = typer.Option(False, "--force", help="Replace an existing run folder."),
 ) -> None:
     """Run distributed inference: timed passes, then a captured one, into a run folder.

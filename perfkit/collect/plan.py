@@ -125,7 +125,9 @@ def parse_split(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--split {text!r} is not a list of layer counts such as 16,14.") from None
+        raise ConfigError(
+            f"--split {text!r} is not a list of layer counts such as 16,14."
+        ) from None
 
 
 def resolve_microbatches(asked: int | None, batch: int, pp: int) -> int:

@@ -127,9 +127,7 @@ def join(folder: RunFolder, launch_id: str) -> dict[str, Any]:
 def supervise(
     folder: RunFolder, place: Place, master: tuple[str, int], progress: Callable[[str], None]
 ) -> Watch:
-    environments = {
-        rank: rank_environment(place, rank, master, os.environ) for rank in place.ranks
-    }
+    environments = {rank: rank_environment(place, rank, master, os.environ) for rank in place.ranks}
     return run_ranks(folder, engine_command(folder.root), environments, progress)
 
 

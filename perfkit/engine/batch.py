@@ -50,13 +50,18 @@ def _shipped_requests(settings: RunSettings, tokenizer: Any) -> list[Request]:
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return [
-        Request(
-            prompts[index % len(prompts)]["id"],
-            tuple(fit_token_ids(tokenize, prompts, index % len(prompts), settings.prompt_tokens)),
-        )
-        for index in range(settings.batch)
-    ]
+    start = start_ids(tokenizer)
+    length = settings.prompt_tokens and settings.prompt_tokens - len(start)
+    chosen = [index % len(prompts) for index in range(settings.batch)]
+    texts = {index: fit_token_ids(tokenize, prompts, index, length) for index in set(chosen)}
+    return [Request(prompts[index]["id"], (*start, *texts[index])) for index in chosen]
+
+
+def start_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The token that this tokenizer puts before every text (BOS), when it does."""
+    whole = tokenizer("a")["input_ids"]
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return tuple(whole[: len(whole) - len(plain)])
 
 
 def chat_ids(tokenizer: Any, text: str) -> list[int]:

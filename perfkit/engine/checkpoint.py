@@ -69,7 +69,7 @@ def read_header(file: Path) -> dict[str, Mapping[str, Any]]:
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if not 0 < length <= MAX_HEADER_BYTES:
                 raise ValueError("it does not start with a safetensors header")
-            header = json.loads(stream.read(length))
+            header: dict[str, Mapping[str, Any]] = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         ends = [int(entry["data_offsets"][1]) for entry in header.values()]
         expected = 8 + length + max(ends, default=0)

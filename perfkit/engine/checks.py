@@ -53,7 +53,7 @@ def check_rotary(stage: Stage, device: torch.device) -> None:
         if not name.endswith("rotary_emb"):
             continue
         fresh = fresh_rotary(module, stage.config, device)
-        if not torch.equal(module.inv_freq, fresh.inv_freq):
+        if not torch.equal(module.get_buffer("inv_freq"), fresh.get_buffer("inv_freq")):
             raise CheckFailed(f"{name}.inv_freq differs from a fresh module's: RoPE is garbage.")
 
 

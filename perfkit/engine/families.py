@@ -48,7 +48,7 @@ class NoPositions(nn.Module):
 
 def trim(model: nn.Module, family: Family, *, first: bool, last: bool) -> None:
     """Take out the embedding unless first, the final norm and the head unless last."""
-    decoder = model.get_submodule(family.decoder)
+    decoder: Any = model.get_submodule(family.decoder)
     if not first:
         decoder.embed_tokens = nn.Identity()
         if family.learned_positions:

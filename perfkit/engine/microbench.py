@@ -6,6 +6,7 @@ many ranks at work at a time as a pipeline stage or a full pipeline has.
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,7 @@ TINY: dict[str, Any] = {
     "num_key_value_heads": 2,
 }
 MIN_SECONDS, MAX_REPEATS = 0.05, 50
+COLLECTIVE_REPEATS = 40
 
 
 def run(rank: "Rank") -> None:
@@ -84,14 +86,14 @@ class Bench:
         weight = torch.randn(n, k, device=self.device, dtype=self.dtype)
         for m in GPU_ROWS if self.gpu else CPU_ROWS:
             rows = torch.randn(m, k, device=self.device, dtype=self.dtype)
-            seconds = self.seconds(lambda rows=rows: F.linear(rows, weight))
+            seconds = self.seconds(partial(F.linear, rows, weight))
             yield {"op": "linear", "m": m, "n": n, "k": k, "seconds": seconds}
 
     def copy(self) -> Iterator[dict[str, Any]]:
         size = (1 << 30) if self.gpu else (1 << 26)
         source = torch.zeros(size, device=self.device, dtype=torch.uint8)
         target = torch.empty_like(source)
-        yield {"op": "copy", "bytes": size, "seconds": self.seconds(lambda: target.copy_(source))}
+        yield {"op": "copy", "bytes": size, "seconds": self.seconds(partial(target.copy_, source))}
 
     def dispatch(self) -> Iterator[dict[str, Any]]:
         """Host seconds of one operator in an eager decode step: that of a model so small that
@@ -117,7 +119,7 @@ class Bench:
             return
         for size in MESSAGE_BYTES:
             message = self.message(size)
-            seconds = self.seconds(lambda m=message: dist.all_reduce(m, group=group), fixed=10)
+            seconds = self.mean_seconds(partial(dist.all_reduce, message, group=group), group)
             yield {
                 "op": "all_reduce",
                 "group": self.topology.tp,
@@ -132,7 +134,7 @@ class Bench:
         peers = {0: topology.to_next, 1: topology.from_previous}
         for size in MESSAGE_BYTES if topology.pp > 1 and topology.pp_rank in peers else ():
             message, group = self.message(size), peers[topology.pp_rank]
-            seconds = self.seconds(lambda m=message, g=group: self.one_way(m, g), fixed=10)
+            seconds = self.mean_seconds(partial(self.one_way, message, group), group)
             if topology.pp_rank == 1:
                 yield {"op": "send_recv", "group": 2, "bytes": size, "seconds": seconds}
 
@@ -146,23 +148,34 @@ class Bench:
     def message(self, size: int) -> torch.Tensor:
         return torch.zeros(size // self.dtype.itemsize, device=self.device, dtype=self.dtype)
 
-    def seconds(
-        self, work: Callable[[], Any], *, fixed: int | None = None, wait: bool = True
-    ) -> float:
-        """Median seconds of one call. Calls that involve other ranks need a fixed count."""
+    def seconds(self, work: Callable[[], Any], *, wait: bool = True) -> float:
+        """Median seconds of one call that involves this rank alone."""
         work()
         self.finish()
         times: list[float] = []
-        while len(times) < (fixed or MAX_REPEATS):
+        while len(times) < 3 or (sum(times) < MIN_SECONDS and len(times) < MAX_REPEATS):
             start = time.perf_counter()
             work()
             if wait:
                 self.finish()
             times.append(time.perf_counter() - start)
-            if not fixed and len(times) >= 3 and sum(times) > MIN_SECONDS:
-                break
         self.finish()
         return sorted(times)[len(times) // 2]
+
+    def mean_seconds(self, work: Callable[[], Any], group: Any) -> float:
+        """Mean seconds of one call that several ranks make together.
+
+        The mean, not the median: where ranks share cores, one call in ten waits for a time slice
+        and takes most of the time, and a decode step adds up many calls.
+        """
+        work()
+        self.finish()
+        dist.barrier(group=group)
+        start = time.perf_counter()
+        for _ in range(COLLECTIVE_REPEATS):
+            work()
+            self.finish()
+        return (time.perf_counter() - start) / COLLECTIVE_REPEATS
 
     def finish(self) -> None:
         if self.gpu:

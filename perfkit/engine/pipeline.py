@@ -95,7 +95,9 @@ def _advance(
         _receive_tokens(topology, batch, stopping, step, recorder)
     if batch.done:
         return
-    inputs = batch.ids if topology.first else _receive_hidden(stage, topology, batch, step, recorder)
+    inputs = (
+        batch.ids if topology.first else _receive_hidden(stage, topology, batch, step, recorder)
+    )
     mask, positions = _mask_and_positions(batch, step)
     name = "decode" if step else "prefill"
     tokens = batch.size * (1 if step else batch.prompt_length)
@@ -182,8 +184,7 @@ def _keep_tokens(batch: MicroBatch, ids: list[int], stopping: Stopping) -> list[
     ]
     batch.tokens.append(chosen)
     batch.finished = [
-        ended or token in stopping.eos
-        for ended, token in zip(batch.finished, chosen, strict=True)
+        ended or token in stopping.eos for ended, token in zip(batch.finished, chosen, strict=True)
     ]
     return chosen
 

@@ -118,8 +118,7 @@ class Phase:
             self.marker = torch.profiler.record_function(self.name)
             self.marker.__enter__()
         if self.recorder.gpu and self.name in self.TIMED_ON_DEVICE:
-            self.start_event = torch.cuda.Event(enable_timing=True)
-            self.end_event = torch.cuda.Event(enable_timing=True)
+            self.start_event, self.end_event = _events()
             self.start_event.record()
         self.start_ns = time.perf_counter_ns()
         return self
@@ -142,4 +141,10 @@ class Phase:
         """Device time between the forward's first and last kernel; None on a CPU."""
         if self.start_event is None:
             return None
-        return round(1e6 * self.start_event.elapsed_time(self.end_event))
+        milliseconds: float = self.start_event.elapsed_time(self.end_event)
+        return round(1e6 * milliseconds)
+
+
+def _events() -> tuple[Any, Any]:
+    event: Any = torch.cuda.Event
+    return event(enable_timing=True), event(enable_timing=True)

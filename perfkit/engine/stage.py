@@ -1,6 +1,6 @@
 """One pipeline stage of one tensor-parallel rank: built on meta, sharded, then filled.
 
-    build (meta, no memory) -> shard (AutoTP) -> rebuild rotary -> load own slices -> forward
+build (meta, no memory) -> shard (AutoTP) -> rebuild rotary -> load own slices -> forward
 """
 
 import copy
@@ -50,7 +50,7 @@ class Stage:
         model at batch 8 would be 4.2 GB of logits.
         """
         name = "input_ids" if self.first else "inputs_embeds"
-        hidden = self.decoder(
+        hidden: torch.Tensor = self.decoder(
             **{name: inputs},
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -76,18 +76,24 @@ def build_stage(
     model = shard(model.eval(), topology, dtype)
     if topology.tp == topology.pp == 1 and config.tie_word_embeddings:
         # to_empty() gives a shared parameter two storages.
-        model.lm_head.weight = model.get_submodule(family.decoder).embed_tokens.weight
+        tie_head(model, family)
     rebuild_rotary(model, config, topology.device)
     return Stage(
         model=model,
         decoder=model.get_submodule(family.decoder),
-        head=model.lm_head,
+        head=model.get_submodule("lm_head"),
         family=family,
         config=config,
         layers=layers,
         first=topology.first,
         last=topology.last,
     )
+
+
+def tie_head(model: nn.Module, family: Family) -> None:
+    """The head is the embedding again."""
+    embedding = model.get_submodule(family.decoder).get_submodule("embed_tokens")
+    model.get_submodule("lm_head").weight = embedding.weight
 
 
 def stage_config(model_config: Mapping[str, Any], layers: range) -> PretrainedConfig:

@@ -26,7 +26,14 @@ from perfkit.schema import RunFolder, read_json, write_json
 
 PR_SET_PDEATHSIG = 1
 # What torch.distributed says when the other side of a connection is gone.
-PEER_LOST = ("closed by peer", "reset by peer", "Broken pipe", "Socket Timeout", "Timed out", "NCCL")
+PEER_LOST = (
+    "closed by peer",
+    "reset by peer",
+    "Broken pipe",
+    "Socket Timeout",
+    "Timed out",
+    "NCCL",
+)
 
 
 def main() -> None:

@@ -64,6 +64,7 @@ def classify(name: str) -> Kind:
     return Kind("unknown", "unknown")
 
 
+@cache
 def collective(name: str | None) -> str | None:
     """all_reduce for AllReduce, allreduce or allreduce_; a name without a spelling keeps its own.
 

@@ -73,6 +73,9 @@ def _findings(file: KinetoFile, rank: int, activities: pl.DataFrame) -> list[dic
     if file.repaired:
         text = "bytes that are not UTF-8 text were replaced in names"
         found.append(finding("repaired", text, rank=rank, source=source, severity="info"))
+    if file.rank not in (None, rank):
+        text = f"{source} says it is of rank {file.rank} but lies in the folder of rank {rank}"
+        found.append(finding("rank-mismatch", text, rank=rank, source=source))
     if activities.is_empty():
         text = f"{file.path.name} holds no operation: nothing ran while the profiler recorded"
         found.append(finding("empty-trace", text, rank=rank, source=source))

@@ -31,6 +31,7 @@ from perfkit.ingest.kineto_file import Event, KinetoFile, events_frame
 from perfkit.ingest.sizes import tensors_bytes
 
 GLOO = "gloo:"
+NO_THREAD = -2
 
 
 def cpu_activities(
@@ -54,13 +55,13 @@ def cpu_activities(
     return finish(frame, rank), findings
 
 
-def busiest_thread(frame: pl.DataFrame) -> int | None:
+def busiest_thread(frame: pl.DataFrame) -> int:
     """The thread of the request if `frame` is of ranges with one, else of most rows."""
     if "phase" in frame.columns:
         requests = frame.filter(pl.col("phase") == "request")
         frame = requests if requests.height else frame
     counts = frame.group_by("tid").len().sort(["len", "tid"], descending=[True, False])
-    return int(counts["tid"][0]) if counts.height else None
+    return int(counts["tid"][0]) if counts.height else NO_THREAD
 
 
 def without_containers(work: pl.DataFrame, calls: pl.DataFrame) -> pl.DataFrame:
@@ -84,7 +85,7 @@ def edges(operations: pl.DataFrame, ranges: pl.DataFrame) -> pl.Series:
     return pl.concat(times).sort()
 
 
-def collectives(file: KinetoFile, main: int | None, main_edges: pl.Series) -> pl.DataFrame:
+def collectives(file: KinetoFile, main: int, main_edges: pl.Series) -> pl.DataFrame:
     """gloo's operations, from when the caller began to wait or gloo began to work."""
     events = [event for event in file.events["user_annotation"] if event.name.startswith(GLOO)]
     frame = events_frame(file, events).with_columns(

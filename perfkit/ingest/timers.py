@@ -3,7 +3,6 @@
 Wall-clock figures come from the timed passes only; the captured pass gives the profiler ratio.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,12 +211,6 @@ def profiler_ratio(passes: pl.DataFrame) -> float | None:
 
 def _values(passes: pl.DataFrame, kind: str, name: str) -> list[float]:
     return passes.filter(pl.col("kind") == kind)[name].drop_nulls().to_list()
-
-
-def rank_of_path(path: Path) -> int | None:
-    """3 for .../ranks/0003/kineto.json.gz, None elsewhere."""
-    found = re.fullmatch(r"\d{4,}", path.parent.name)
-    return int(path.parent.name) if found and path.parent.parent.name == "ranks" else None
 
 
 def concatenated(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from perfkit.errors import ConfigError
@@ -26,9 +27,18 @@ RESULTS = (
 
 
 def plans(axes: Mapping[str, Sequence[Any]]) -> Iterator[Plan]:
-    """Every combination of the values of Plan's fields: {"tp": [1, 2], "batch": [1, 8]}."""
+    """Every combination of the values of Plan's fields: {"tp": [1, 2], "batch": [1, 8]}.
+
+    Without microbatches a plan has what `perfkit run` takes: min(pp, batch).
+    """
     for values in itertools.product(*axes.values()):
-        yield Plan(**dict(zip(axes, values, strict=True)))
+        plan = Plan(**dict(zip(axes, values, strict=True)))
+        yield plan if "microbatches" in axes else replace(plan, microbatches=in_flight(plan))
+
+
+def in_flight(plan: Plan) -> int:
+    """As many microbatches as stages fill the pipeline; a batch cannot be cut finer than 1."""
+    return max(1, min(plan.pp, plan.batch))
 
 
 def predict_rows(

@@ -43,7 +43,8 @@ class Plan:
 
     @property
     def sequences_per_microbatch(self) -> int:
-        return self.batch // self.microbatches
+        """Of the largest microbatch; the engine divides the batch as evenly as possible."""
+        return -(-self.batch // self.microbatches)
 
     @property
     def active_ranks(self) -> int:
@@ -104,10 +105,10 @@ def check_plan(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
     for name in ("batch", "microbatches", "prompt_tokens", "new_tokens"):
         if getattr(plan, name) < 1:
             raise ConfigError(f"{name}={getattr(plan, name)}: use 1 or more.")
-    if plan.batch % plan.microbatches:
+    if plan.microbatches > plan.batch:
         raise ConfigError(
-            f"batch={plan.batch} does not divide into {plan.microbatches} microbatches. "
-            "Use a divisor of the batch.",
+            f"{plan.microbatches} microbatches are more than batch={plan.batch}. "
+            f"Use {plan.batch} or fewer.",
         )
     if plan.prompt_tokens + plan.new_tokens > spec.max_positions:
         raise ConfigError(

@@ -84,7 +84,9 @@ def text(analysis: Analysis, fmt: str, top: int) -> str:
     if top and not analysis.operations.is_empty():
         parts += [render(top_operations(analysis, top), OPERATION_COLUMNS, fmt)]
         parts += [render(analysis.collectives, COLLECTIVE_COLUMNS, fmt)]
-    parts += [f"- {warning}" if fmt == "md" else f"warning: {warning}" for warning in analysis.warnings]
+    parts += [
+        f"- {warning}" if fmt == "md" else f"warning: {warning}" for warning in analysis.warnings
+    ]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -144,7 +146,7 @@ def split_text(analysis: Analysis, fmt: str) -> str:
 def legend(analysis: Analysis) -> list[str]:
     """How to read the split, and what part of it rests on unknown kernels."""
     lines = [
-        "shares of the sum over runs: compute + exp.comm (not hidden by compute) + copy + idle = 100"
+        "shares of the sum: compute + exp.comm (comm not hidden by compute) + copy + idle = 100 %"
     ]
     if analysis.split["wait_ns"].null_count() == analysis.split.height:
         lines.append("wait -, transfer -: not measured (collectives are not matched over ranks)")

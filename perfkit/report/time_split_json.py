@@ -9,6 +9,7 @@ from perfkit.timeline.split import SPLIT
 from perfkit.timeline.windows import WHOLE
 
 KEYS = ("rank", "device")
+NO_DEVICE = ""
 NUMBERS = [name for name in SPLIT.names() if name not in (*KEYS, "phase")]
 
 
@@ -28,12 +29,12 @@ def document(analysis: Analysis) -> dict[str, Any]:
 def rank_entries(analysis: Analysis, rank: int) -> list[dict[str, Any]]:
     """One entry for each device of a rank; one with nulls when there is no trace of it."""
     rows = analysis.split.filter(pl.col("rank") == rank)
-    devices = rows["device"].unique(maintain_order=True).to_list() or [None]
+    devices = rows["device"].unique(maintain_order=True).to_list() or [NO_DEVICE]
     about = analysis.quality.filter(pl.col("rank") == rank)["text"].to_list()
     return [
         {
             "rank": rank,
-            "device": device,
+            "device": device or None,
             "host": host(analysis, rank),
             **_whole(rows.filter(pl.col("device") == device)),
             "phases": _phases(rows.filter(pl.col("device") == device)),
@@ -70,5 +71,5 @@ def _phases(rows: pl.DataFrame) -> list[dict[str, Any]]:
     return rows.filter(pl.col("phase") != WHOLE).drop(KEYS).to_dicts()
 
 
-def _of(frame: pl.DataFrame, rank: int, device: str | None) -> list[dict[str, Any]]:
+def _of(frame: pl.DataFrame, rank: int, device: str) -> list[dict[str, Any]]:
     return frame.filter(pl.col("rank") == rank, pl.col("device") == device).drop(KEYS).to_dicts()

@@ -28,10 +28,11 @@ from perfkit.timeline.findings import (
     state_findings,
     status_findings,
     trace_findings,
+    unknown_findings,
 )
 from perfkit.timeline.operations import collectives_table, families_table, operations_table
 from perfkit.timeline.split import split_table
-from perfkit.timeline.windows import inside_whole
+from perfkit.timeline.windows import WHOLE, inside_whole
 
 KINETO = "kineto.json.gz"
 TABLES = (
@@ -160,9 +161,15 @@ def table_folder(analysis: Analysis, wanted: Path | None, num_analyses: int) -> 
 
 def write_tables(analysis: Analysis, folder: Path) -> Path:
     """Write every table as folder/NAME.parquet; returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
-        getattr(analysis, name).write_parquet(folder / f"{name}.parquet")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            getattr(analysis, name).write_parquet(folder / f"{name}.parquet")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the tables to {folder}: {error.strerror}. "
+            "Give a folder you may write to with --out.",
+        ) from error
     return folder
 
 
@@ -180,6 +187,8 @@ def _assemble(
     activities = pl.concat([pl.DataFrame(schema=ACTIVITIES), *(t.activities for t in read)])
     ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in read)])
     inside = inside_whole(activities, ranges)
+    split, operations = split_table(activities, ranges), operations_table(inside)
+    findings += unknown_findings(split.filter(pl.col("phase") == WHOLE), operations)
     return Analysis(
         source=source,
         run=run,
@@ -188,8 +197,8 @@ def _assemble(
         summary=summarise(measures),
         activities=activities,
         ranges=ranges,
-        split=split_table(activities, ranges),
-        operations=operations_table(inside),
+        split=split,
+        operations=operations,
         families=families_table(inside),
         collectives=collectives_table(inside),
         quality=pl.DataFrame(findings, schema=QUALITY),

@@ -10,6 +10,9 @@ from perfkit.schema import RunFolder
 
 Findings = list[dict[str, Any]]
 
+# From this part of the kernels' time on, kernels of unknown class are worth a warning.
+UNKNOWN_SHARE = 0.05
+
 
 def state_findings(run: dict[str, Any]) -> Findings:
     state = run.get("state")
@@ -52,6 +55,21 @@ def measure_findings(measures: pl.DataFrame) -> Findings:
         return []
     text = "no whole timed pass in the last stage's timers: TTFT, TPOT, throughput not measured"
     return [finding("no-timed-pass", text)]
+
+
+def unknown_findings(whole: pl.DataFrame, operations: pl.DataFrame) -> Findings:
+    """Kernels that no rule knows, once they are a notable part of the kernels' time."""
+    heavy = whole.filter(pl.col("device") != "cpu", pl.col("unknown_share") >= UNKNOWN_SHARE)
+    found = []
+    for row in heavy.select("rank", "device", "unknown_share").to_dicts():
+        mine = (pl.col("rank") == row["rank"]) & (pl.col("device") == row["device"])
+        names = operations.filter(mine, pl.col("class") == "unknown")["name"].head(3).to_list()
+        text = (
+            f"{100 * row['unknown_share']:.0f} % of the kernels' time on rank {row['rank']} is of "
+            f"unknown class and counts as compute: {', '.join(names)}"
+        )
+        found.append(finding("unknown-kernels", text, rank=row["rank"]))
+    return found
 
 
 def listed(ranks: Sequence[int]) -> str:

@@ -156,7 +156,7 @@ def test_a_rank_that_fails_by_itself_shows_its_own_error_first(tiny: Path, tmp_p
     prompts = tmp_path / "long.jsonl"
     prompts.write_text(json.dumps({"text": "x"}) + "\n")
     (model / "tokenizer.json").write_text("{not a tokenizer")
-    done = perfkit("run", model, "--tp", 2, "--out", tmp_path / "run", "--prompts", prompts)
+    done = perfkit("run", model, "--tp", "2", "--out", tmp_path / "run", "--prompts", prompts)
     assert done.returncode == 1, done.stderr
     first = next(line for line in done.stderr.splitlines() if line.startswith("perfkit:"))
     assert "rank 0" in first or "rank 1" in first

@@ -24,7 +24,9 @@ PADDED = [[5, 9, 33, 71, 12, 90, 31], [8, 120], [77, 3, 15, 61], [42]]
 NEW_TOKENS = 14
 
 
-def a_case(folder: Path, *, prompts: list[list[int]] = SAME_LENGTH, **changes: Any) -> dict[str, Any]:
+def a_case(
+    folder: Path, *, prompts: list[list[int]] = SAME_LENGTH, **changes: Any
+) -> dict[str, Any]:
     return {
         "folder": str(folder),
         "prompts": prompts,
@@ -39,9 +41,11 @@ def a_case(folder: Path, *, prompts: list[list[int]] = SAME_LENGTH, **changes: A
 def engine_tokens(
     tmp_path: Path, tp: int, pp: int, cases: list[dict[str, Any]]
 ) -> list[list[list[int]]]:
-    """Run the cases on tp * pp local ranks."""
+    """Run the cases on tp * pp local ranks, on GPUs where there are enough."""
+    device = "cuda" if torch.cuda.device_count() >= tp * pp else "cpu"
     source, target = tmp_path / "cases.json", tmp_path / "tokens.json"
-    source.write_text(json.dumps([{**case, "tp": tp, "pp": pp} for case in cases]))
+    layout = {"tp": tp, "pp": pp, "device": device}
+    source.write_text(json.dumps([{**case, **layout} for case in cases]))
     place = local_place(tp * pp)
     master = choose_master(place, {})
     with (tmp_path / "ranks.log").open("wb") as log:
@@ -105,7 +109,10 @@ def all_cases(tiny_models: dict[str, Path], smollm2: Path) -> list[dict[str, Any
         for m in (1, 2, 4)
         for prompts in (SAME_LENGTH, PADDED)
     ]
-    endings = [with_eos(a_case(tiny_models["llama-untied"], prompts=PADDED, microbatches=m)) for m in (1, 2, 4)]
+    endings = [
+        with_eos(a_case(tiny_models["llama-untied"], prompts=PADDED, microbatches=m))
+        for m in (1, 2, 4)
+    ]
     real = [a_case(smollm2, prompts=PADDED, microbatches=m, new_tokens=8) for m in (1, 2, 4)]
     real += [with_eos(a_case(smollm2, prompts=PADDED, microbatches=2, new_tokens=8))]
     return [*families, *main, *endings, *real]

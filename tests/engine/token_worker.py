@@ -58,14 +58,17 @@ def run_case(case: dict[str, Any], topology: Topology, recorder: Recorder) -> li
         lambda logits: checks.check_same_logits(logits, topology),
     )
     recorder.end_pass()
-    return [record["token_ids"] for record in batching.outputs(requests, batches, case["pad"], None)]
+    return [
+        record["token_ids"] for record in batching.outputs(requests, batches, case["pad"], None)
+    ]
 
 
 def main() -> None:
     cases = json.loads(Path(sys.argv[1]).read_text())
-    prepare_torch("cpu")
-    topology = connect(cases[0]["tp"], cases[0]["pp"], "cpu")
-    recorder = Recorder(Path("/dev/null"), rank=0, tp_rank=0, pp_rank=0, gpu=False)
+    device = cases[0]["device"]
+    prepare_torch(device)
+    topology = connect(cases[0]["tp"], cases[0]["pp"], device)
+    recorder = Recorder(Path("/dev/null"), rank=0, tp_rank=0, pp_rank=0, gpu=device == "cuda")
     found = [run_case(case, topology, recorder) for case in cases]
     if topology.rank == 0:
         Path(sys.argv[2]).write_text(json.dumps(found))

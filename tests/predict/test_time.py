@@ -203,7 +203,7 @@ def test_a_run_is_predicted_from_its_config_with_phases_per_rank() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch": 3, "microbatches": 2}, "does not divide into 2 microbatches"),
+        ({"batch": 3, "microbatches": 4}, "4 microbatches are more than batch=3"),
         ({"tp": 16}, "more than the 8 kv heads"),
         ({"new_tokens": 0}, "new_tokens=0"),
         ({"prompt_tokens": 200_000}, "more than the 131072 positions"),
