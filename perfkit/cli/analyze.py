@@ -12,7 +12,7 @@ def command(
         metavar="RUN...",
         help="Run folders; or Kineto files (torch.profiler), or folders of them.",
     ),
-    fmt: Format = FORMAT_OPTION,
+    format: Format = FORMAT_OPTION,
     kernels: int = typer.Option(
         0, "--kernels", min=0, help="Also print the N longest operations of each rank."
     ),
@@ -35,7 +35,7 @@ def command(
             written = write_tables(analysis, folder)
             if len(analyses) > 1:
                 story(f"wrote {written}")
-    result(printed(analyses, fmt.value, kernels))
+    result(printed(analyses, format.value, kernels))
     if analyses[0].run:
         closing(written, f"perfkit compare {analyses[0].source}")
     elif written is None:

@@ -17,7 +17,7 @@ def command(
     device: str | None = typer.Option(None, help="cuda or cpu. [default: cuda where there is one]"),
     out: Path | None = typer.Option(None, "-o", "--out", help="Also write calibration.json here."),
     force: bool = typer.Option(False, "--force", help="Replace the file given with --out."),
-    fmt: Format = FORMAT_OPTION,
+    format: Format = FORMAT_OPTION,
 ) -> None:
     """Measure GEMM, memory, dispatch and collective rates on tp * pp ranks (about 20 s)."""
     from perfkit.calibrate.measure import calibrate, render_rates
@@ -31,7 +31,7 @@ def command(
     progress.end()
     if calibration is None:
         return
-    result(render_rates(calibration.document, fmt.value))
+    result(render_rates(calibration.document, format.value))
     for warning in calibration.warnings:
         story(f"warning: {warning}")
     closing(calibration.path, f"perfkit run MODEL --tp {tp} --pp {pp}")

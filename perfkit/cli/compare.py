@@ -16,7 +16,7 @@ def command(
         None, help="Predict with this GPU's data sheet instead, e.g. h200-sxm."
     ),
     models_dir: Path | None = typer.Option(None, help="Folder with your own gpus.toml."),
-    fmt: Format = FORMAT_OPTION,
+    format: Format = FORMAT_OPTION,
 ) -> None:
     """Set predicted beside measured: TTFT, TPOT, throughput, time split and memory."""
     from perfkit.compare.run import compare_run, write_tables
@@ -24,7 +24,7 @@ def command(
 
     comparison = compare_run(run, calibration=calibration, gpu=gpu, models_dir=models_dir)
     written = write_tables(comparison, run)
-    result(printed(comparison, fmt.value))
+    result(printed(comparison, format.value))
     for warning in comparison.warnings:
         story(f"warning: {warning}")
     closing(written, f"perfkit report {run} -o report.html")

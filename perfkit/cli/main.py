@@ -58,7 +58,7 @@ app.command("fetch")(fetch.command)
 def main() -> None:
     """Run perfkit; turn its own errors into one message and an exit code."""
     try:
-        app()
+        app(prog_name="perfkit")
     except PerfkitError as error:
         typer.echo(f"perfkit: {error}", err=True)
         sys.exit(error.exit_code)

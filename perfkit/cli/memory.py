@@ -60,7 +60,7 @@ def command(
     models_dir: Path | None = typer.Option(
         None, "--models-dir", help="Your own models folder, searched first."
     ),
-    fmt: Format = FORMAT_OPTION,
+    format: Format = FORMAT_OPTION,
 ) -> None:
     """Predicted memory per rank: weights, KV cache, activations, overhead."""
     spec = load_spec(model, models_dir)
@@ -72,7 +72,7 @@ def command(
     notes = _notes(spec, over, device, tp if gpus is None else 1)
     rows = _rows(spec, work, over, device, tp, pp, gpus)
     _tell(spec, notes)
-    result(_render(rows, fmt, notes))
+    result(_render(rows, format, notes))
     closing(None, f"perfkit predict {model} --gpu {gpu or 'h100-sxm'} --tp {tp} --pp {pp}")
 
 

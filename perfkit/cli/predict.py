@@ -43,12 +43,12 @@ def command(
     models_dir: Path | None = typer.Option(
         None, "--models-dir", help="Your own models folder, searched first."
     ),
-    output: Path | None = typer.Option(None, "-o", "--output", help="Write there, not to stdout."),
+    out: Path | None = typer.Option(None, "-o", "--out", help="Write there, not to stdout."),
     force: bool = typer.Option(False, "--force", help="Replace the file given with -o."),
-    fmt: Format = FORMAT_OPTION,
+    format: Format = FORMAT_OPTION,
 ) -> None:
     """Predicted TTFT, TPOT, throughput and memory for every combination of the options."""
-    check_free(output, force=force)
+    check_free(out, force=force)
     spec = load_spec(model, models_dir)
     device = load_gpu(gpu, models_dir) if gpu else None
     rates = _rates(device, calibration, dtype)
@@ -66,8 +66,8 @@ def command(
     capacity = device.memory_bytes if device else None
     rows = predict_rows(spec, rates, plans(axes), capacity_bytes=capacity)
     _tell(rates, device, rows)
-    deliver(_render(rows, rates, fmt), output, force=force)
-    closing(output, f"perfkit memory {model} --tp {axes['tp'][0]} --pp {axes['pp'][0]}")
+    deliver(_render(rows, rates, format), out, force=force)
+    closing(out, f"perfkit memory {model} --tp {axes['tp'][0]} --pp {axes['pp'][0]}")
 
 
 def _rates(gpu: Gpu | None, calibration: Path | None, dtype: str | None) -> Rates:

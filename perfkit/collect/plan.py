@@ -61,7 +61,7 @@ def plan_run(
     check_tokens(spec, rest["prompt_tokens"], rest["new_tokens"])
     if prompts is not None:
         read_prompts(prompts)
-    if load == "safetensors" and place.first:
+    if load == "safetensors":
         check_weights(found, spec)
     if device == "cuda":
         check_gpus(place)

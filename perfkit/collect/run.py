@@ -19,7 +19,7 @@ from perfkit.schema import RunFolder, read_json, write_json
 
 # How long the ranks of a Slurm step wait for rank 0 to create the run folder, and rank 0 at the
 # end for the others' status files, which may travel through a slow shared file system.
-JOIN_S = 120.0
+JOIN_S, JOIN_POLL_S = 60.0, 0.2
 FINISH_S = 30.0
 
 
@@ -32,29 +32,40 @@ class Outcome:
     failure: Mapping[str, Any] | None
 
 
-def claim_folder(root: Path, force: bool) -> RunFolder:
+def claim_folder(root: Path, force: bool, launch_id: str) -> RunFolder:
     """An empty run folder; ConfigError when it exists without --force or cannot be written."""
     folder = RunFolder(root)
-    if root.exists() and not force:
-        raise ConfigError(
-            f"{root} exists already. Use --force to replace it, or give another folder with --out.",
-        )
-    if root.exists() and not folder.run_json.is_file():
-        raise ConfigError(
-            f"{root} is not a run folder (it has no run.json), so --force will not delete it. "
-            "Give another folder with --out.",
-        )
+    if root.exists():
+        check_replaceable(folder, force)
     try:
         if root.exists():
             shutil.rmtree(root)
         root.mkdir(parents=True)
-        write_json(folder.run_json, {"state": "preparing"})
+        write_json(folder.run_json, {"state": "preparing", "launch_id": launch_id})
     except OSError as error:
-        raise ConfigError(
-            f"cannot write the run folder {root}: {error.strerror}. "
-            "Give a folder you may write to with --out.",
-        ) from error
+        raise unwritable(root, error) from error
     return folder
+
+
+def check_replaceable(folder: RunFolder, force: bool) -> None:
+    """An existing folder may be replaced only with --force, and only when it is a run."""
+    if not force:
+        raise ConfigError(
+            f"{folder.root} exists already. Use --force to replace it, or give another folder "
+            "with --out.",
+        )
+    if not folder.run_json.is_file():
+        raise ConfigError(
+            f"{folder.root} is not a run folder (it has no run.json), so --force will not delete "
+            "it. Give another folder with --out.",
+        )
+
+
+def unwritable(root: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot write the run folder {root}: {error.strerror}. "
+        "Give a folder you may write to with --out.",
+    )
 
 
 def describe(plan: RunPlan) -> dict[str, Any]:
@@ -87,10 +98,9 @@ def describe(plan: RunPlan) -> dict[str, Any]:
 def execute(plan: RunPlan, progress: Callable[[str], None]) -> Outcome:
     """Run the plan's ranks here; rank 0's process owns run.json from start to end."""
     if not plan.place.first:
-        folder = RunFolder(plan.folder)
-        master = tuple(join(folder, plan.place.launch_id)["master"])
+        folder, master = RunFolder(plan.folder), tuple(join(plan)["master"])
         return judge(folder, plan.place, supervise(folder, plan.place, master, progress))
-    folder = claim_folder(plan.folder, plan.force)
+    folder = claim_folder(plan.folder, plan.force, plan.place.launch_id)
     record = describe(plan)
     write_json(folder.run_json, record)
     keep_calibration(folder, plan, record["hardware"])
@@ -109,15 +119,26 @@ def keep_calibration(folder: RunFolder, plan: RunPlan, hardware: Mapping[str, An
         shutil.copyfile(source, folder.calibration)
 
 
-def join(folder: RunFolder, launch_id: str) -> dict[str, Any]:
-    """Wait for the run.json of this launch; an older one in the same folder does not count."""
+def join(plan: RunPlan) -> dict[str, Any]:
+    """Wait for the run.json of this launch, which rank 0's process writes.
+
+    What makes rank 0 refuse the folder makes every rank refuse it, at once: nobody waits for a
+    rank 0 that has gone.
+    """
+    folder, launch_id = RunFolder(plan.folder), plan.place.launch_id
+    try:
+        folder.root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder.root, error) from error
     deadline = time.monotonic() + JOIN_S
     while time.monotonic() < deadline:
-        if folder.run_json.is_file():
-            record = read_json(folder.run_json)
-            if record.get("launch_id") == launch_id and "config" in record:
-                return record
-        time.sleep(0.2)
+        record = read_json(folder.run_json) if folder.run_json.is_file() else {}
+        ours = record.get("launch_id") == launch_id
+        if ours and "config" in record:
+            return record
+        if record and not ours:
+            check_replaceable(folder, plan.force)
+        time.sleep(JOIN_POLL_S)
     raise ConfigError(
         f"rank 0 did not create {folder.root} within {JOIN_S:.0f} s. "
         "--out must be on a file system that every node of the job shares.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
+from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from perfkit.engine.session import device_name, prepare_torch
@@ -37,6 +37,8 @@ TINY: dict[str, Any] = {
 }
 MIN_SECONDS, MAX_REPEATS = 0.05, 50
 COLLECTIVE_REPEATS = 40
+# The first steps load kernels and fill caches: 100 times slower on a GPU.
+WARM_STEPS = 20
 
 
 def run(rank: "Rank") -> None:
@@ -86,7 +88,7 @@ class Bench:
         weight = torch.randn(n, k, device=self.device, dtype=self.dtype)
         for m in GPU_ROWS if self.gpu else CPU_ROWS:
             rows = torch.randn(m, k, device=self.device, dtype=self.dtype)
-            seconds = self.seconds(partial(F.linear, rows, weight))
+            seconds = self.seconds(partial(functional.linear, rows, weight))
             yield {"op": "linear", "m": m, "n": n, "k": k, "seconds": seconds}
 
     def copy(self) -> Iterator[dict[str, Any]]:
@@ -108,6 +110,8 @@ class Bench:
             model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
 
         with torch.inference_mode():
+            for _ in range(WARM_STEPS):
+                step()
             seconds = self.seconds(step, wait=False)
         layers = TINY["num_hidden_layers"]
         ops = layers * DISPATCHES_PER_LAYER["llama"] + DISPATCHES_PER_PASS
@@ -119,7 +123,7 @@ class Bench:
             return
         for size in MESSAGE_BYTES:
             message = self.message(size)
-            seconds = self.mean_seconds(partial(dist.all_reduce, message, group=group), group)
+            seconds = self.mean_seconds(partial(dist.all_reduce, message, group=group))
             yield {
                 "op": "all_reduce",
                 "group": self.topology.tp,
@@ -134,7 +138,7 @@ class Bench:
         peers = {0: topology.to_next, 1: topology.from_previous}
         for size in MESSAGE_BYTES if topology.pp > 1 and topology.pp_rank in peers else ():
             message, group = self.message(size), peers[topology.pp_rank]
-            seconds = self.mean_seconds(partial(self.one_way, message, group), group)
+            seconds = self.mean_seconds(partial(self.one_way, message, group))
             if topology.pp_rank == 1:
                 yield {"op": "send_recv", "group": 2, "bytes": size, "seconds": seconds}
 
@@ -162,15 +166,15 @@ class Bench:
         self.finish()
         return sorted(times)[len(times) // 2]
 
-    def mean_seconds(self, work: Callable[[], Any], group: Any) -> float:
+    def mean_seconds(self, work: Callable[[], Any]) -> float:
         """Mean seconds of one call that several ranks make together.
 
         The mean, not the median: where ranks share cores, one call in ten waits for a time slice
         and takes most of the time, and a decode step adds up many calls.
         """
-        work()
+        for _ in range(3):
+            work()
         self.finish()
-        dist.barrier(group=group)
         start = time.perf_counter()
         for _ in range(COLLECTIVE_REPEATS):
             work()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from perfkit import measures
 from perfkit.collect.facts import cpu_name
 from perfkit.engine import batch as batching
 from perfkit.engine import checks
@@ -165,16 +166,18 @@ class Work:
 
 
 def summary(phases: Sequence[Phase], batches: Sequence[MicroBatch]) -> str:
-    """TTFT, TPOT and throughput of one pass, for the progress line (words of measures.py)."""
-    request = next(phase for phase in phases if phase.name == "request")
-    first = [p.end_ns for p in phases if p.name == "sample" and p.step == 0]
-    if not first:
+    """TTFT, TPOT and throughput of one pass as this rank saw it, for the progress line."""
+    start_ns = next(phase.start_ns for phase in phases if phase.name == "request")
+    samples = [phase for phase in phases if phase.name == "sample"]
+    if not samples:
         return ""
-    ttft_s, e2e_s = (1e-9 * (end - request.start_ns) for end in (max(first), request.end_ns))
-    steps = max(len(batch.tokens) for batch in batches)
+    ttft_s = measures.ttft_s(start_ns, [p.end_ns for p in samples if p.step == 0])
+    e2e_s = measures.e2e_s(start_ns, [p.end_ns for p in samples])
+    tpot_s = measures.tpot_s(e2e_s, ttft_s, max(len(batch.tokens) for batch in batches))
     tokens = sum(len(batch.tokens) * batch.size for batch in batches)
-    tpot = f"TPOT {1e3 * (e2e_s - ttft_s) / (steps - 1):.2f} ms, " if steps > 1 else ""
-    return f"TTFT {1e3 * ttft_s:.1f} ms, {tpot}{tokens / e2e_s:.1f} new tokens/s"
+    tpot = "" if tpot_s is None else f"TPOT {1e3 * tpot_s:.2f} ms, "
+    rate = measures.throughput_tokens_per_s(tokens, e2e_s)
+    return f"TTFT {1e3 * ttft_s:.1f} ms, {tpot}{rate:.1f} new tokens/s"
 
 
 def capture(work: Work) -> list[MicroBatch]:

@@ -9,6 +9,7 @@ Token ids are needed on the host anyway and travel over gloo.
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def connect(tp: int, pp: int, device_type: str) -> Topology:
     backend = "nccl" if gpu else "gloo"
     columns = [[stage * tp + column for stage in range(pp)] for column in range(tp)]
     stages = [[stage * tp + column for column in range(tp)] for stage in range(pp)]
-    pairs = [pair for column in columns for pair in zip(column, column[1:], strict=False)]
+    pairs = [pair for column in columns for pair in pairwise(column)]
     tp_groups = [_group(ranks, backend) if tp > 1 else None for ranks in stages]
     token_groups = [_group(ranks, "gloo") if pp > 1 else None for ranks in columns]
     pair_groups = {pair: _group(list(pair), backend) for pair in pairs}

@@ -28,7 +28,7 @@ class Column:
     title: str
     scale: float = 1.0
     kind: str = "number"
-    """number (3 significant digits), integer, percent (a ratio), signed (percent with sign), text"""
+    """number (3 significant digits), integer, percent (a ratio), signed (with its sign), text"""
 
 
 def cell(value: Any, column: Column) -> str:
