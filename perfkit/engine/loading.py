@@ -7,13 +7,15 @@ slice is copied from there straight to the device.
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from perfkit.engine.checkpoint import StoredTensor, read_checkpoint
-from perfkit.engine.sharding import Slice, slices
+from perfkit.engine.parallel_linear import Slice
+from perfkit.engine.sharding import slices
 from perfkit.engine.stage import Stage
 from perfkit.engine.topology import Topology
 from perfkit.errors import ConfigError
@@ -37,12 +39,10 @@ def checkpoint_name(stage: Stage, name: str) -> str:
     return f"{prefix}{stage.layers.start + int(index)}.{rest}"
 
 
-def load_safetensors(
-    stage: Stage, topology: Topology, folder: Path, on_progress: Callable[[float], None]
-) -> None:
+def load_safetensors(stage: Stage, folder: Path, on_progress: Callable[[float], None]) -> None:
     """Copy this rank's slices from the files of a model folder."""
     stored = read_checkpoint(folder)
-    parts = slices(stage.model) if topology.tp > 1 else {}
+    parts = slices(stage.model)
     wanted: dict[Path, list[tuple[str, nn.Parameter, Slice | None]]] = {}
     for name, stored_name, parameter in named_parameters(stage):
         source = stored_name if stored_name in stored else _tied(stage, stored_name)
@@ -50,10 +50,14 @@ def load_safetensors(
         wanted.setdefault(file, []).append((source, parameter, parts.get(name)))
     done, total = 0, sum(len(entries) for entries in wanted.values())
     for file, entries in sorted(wanted.items()):
-        for source, parameter, part in entries:
-            _copy(file, source, parameter, part)
-            done += 1
-            on_progress(done / total)
+        try:
+            with safe_open(str(file), framework="pt") as tensors:
+                for source, parameter, part in entries:
+                    _copy(file, tensors.get_slice(source), source, parameter, part)
+                    done += 1
+                    on_progress(done / total)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{file} is damaged: {error}. Copy the file again.") from error
 
 
 def _tied(stage: Stage, name: str) -> str:
@@ -69,18 +73,14 @@ def _stored(stored: dict[str, StoredTensor], name: str, folder: Path) -> StoredT
     return stored[name]
 
 
-def _copy(file: Path, name: str, parameter: nn.Parameter, part: Slice | None) -> None:
-    try:
-        with safe_open(str(file), framework="pt") as tensors:
-            view = tensors.get_slice(name)
-            if part is None:
-                data = view[:]
-            elif part.dim == 0:
-                data = view[part.start : part.stop]
-            else:
-                data = view[:, part.start : part.stop]
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{file} is damaged: {error}. Copy the file again.") from error
+def _copy(file: Path, view: Any, name: str, parameter: nn.Parameter, part: Slice | None) -> None:
+    """Read only this rank's part of the mapped tensor, straight to the parameter's device."""
+    if part is None:
+        data = view[:]
+    elif part.dim == 0:
+        data = view[part.start : part.stop]
+    else:
+        data = view[:, part.start : part.stop]
     if data.shape != parameter.shape:
         raise ConfigError(
             f"tensor {name} in {file} gives {list(data.shape)} for this rank, the model needs "
@@ -96,7 +96,7 @@ def fill_dummy(stage: Stage, topology: Topology, seed: int) -> None:
     What tensor-parallel ranks hold in common (embedding, norms) must be equal on all of them, so
     the generator starts from the tensor's name; divided tensors add the rank.
     """
-    divided = slices(stage.model) if topology.tp > 1 else {}
+    divided = slices(stage.model)
     generator = torch.Generator(device=topology.device)
     with torch.no_grad():
         for name, stored_name, parameter in named_parameters(stage):

@@ -4,9 +4,11 @@ Everything is measured the way the engine uses it: same process groups, same thr
 many ranks at work at a time as a pipeline stage or a full pipeline has.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,8 +39,7 @@ TINY: dict[str, Any] = {
 }
 MIN_SECONDS, MAX_REPEATS = 0.05, 50
 COLLECTIVE_REPEATS = 40
-# The first steps load kernels and fill caches: 100 times slower on a GPU.
-WARM_STEPS = 20
+DECODE_STEPS = 40
 
 
 def run(rank: "Rank") -> None:
@@ -99,23 +100,31 @@ class Bench:
 
     def dispatch(self) -> Iterator[dict[str, Any]]:
         """Host seconds of one operator in an eager decode step: that of a model so small that
-        nothing else takes time, over the operators it dispatches."""
+        nothing else takes time, over the operators it dispatches.
+
+        The second round counts: a new context length makes cuDNN plan its attention anew, which
+        takes milliseconds once, and a run's timed passes have seen every length in the warm-up.
+        """
         config = AutoConfig.for_model("llama", **TINY)
         with self.device:
             model = AutoModelForCausalLM.from_config(config, dtype=self.dtype).eval()
-        cache = DynamicCache(config=config)
-        token = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
-
-        def step() -> None:
-            model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-
-        with torch.inference_mode():
-            for _ in range(WARM_STEPS):
-                step()
-            seconds = self.seconds(step, wait=False)
+        self.decode_steps(model)
+        seconds = statistics.median(self.decode_steps(model))
         layers = TINY["num_hidden_layers"]
         ops = layers * DISPATCHES_PER_LAYER["llama"] + DISPATCHES_PER_PASS
         yield {"op": "dispatch", "ops": ops, "seconds": seconds}
+
+    @torch.inference_mode()
+    def decode_steps(self, model: Any) -> list[float]:
+        """Host seconds of each of the first steps of one sequence."""
+        cache = DynamicCache(config=model.config)
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        times = [time.perf_counter()]
+        for _ in range(DECODE_STEPS):
+            model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            times.append(time.perf_counter())
+        self.finish()
+        return [after - before for before, after in pairwise(times)]
 
     def all_reduce(self) -> Iterator[dict[str, Any]]:
         group = self.topology.tp_group
@@ -152,7 +161,7 @@ class Bench:
     def message(self, size: int) -> torch.Tensor:
         return torch.zeros(size // self.dtype.itemsize, device=self.device, dtype=self.dtype)
 
-    def seconds(self, work: Callable[[], Any], *, wait: bool = True) -> float:
+    def seconds(self, work: Callable[[], Any]) -> float:
         """Median seconds of one call that involves this rank alone."""
         work()
         self.finish()
@@ -160,11 +169,9 @@ class Bench:
         while len(times) < 3 or (sum(times) < MIN_SECONDS and len(times) < MAX_REPEATS):
             start = time.perf_counter()
             work()
-            if wait:
-                self.finish()
+            self.finish()
             times.append(time.perf_counter() - start)
-        self.finish()
-        return sorted(times)[len(times) // 2]
+        return statistics.median(times)
 
     def mean_seconds(self, work: Callable[[], Any]) -> float:
         """Mean seconds of one call that several ranks make together.

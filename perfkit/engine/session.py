@@ -90,7 +90,7 @@ def load(rank: "Rank", topology: Topology, stage: Stage) -> None:
             rank.tell(f"loading {share:.0%}")
 
     assert settings.model_folder is not None
-    load_safetensors(stage, topology, Path(settings.model_folder), on_progress)
+    load_safetensors(stage, Path(settings.model_folder), on_progress)
 
 
 def passes(rank: "Rank", topology: Topology, stage: Stage) -> None:

@@ -1,15 +1,21 @@
-"""Tensor parallelism of one stage by DeepSpeed AutoTP, and which slice of which tensor it holds."""
+"""Tensor parallelism of one stage: DeepSpeed AutoTP cuts it, our own thin layers run it.
+
+AutoTP decides which linear layers are divided, how, and between whom. Its layers then go through
+autograd functions and a communication wrapper at every call, which costs host time in a decode step
+that is host-bound; so each is replaced by a layer that holds the same parameters and does one
+matrix product and one all-reduce.
+"""
 
 import contextlib
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from perfkit.engine.parallel_linear import ColumnLinear, HeadLinear, RowLinear, Slice
 from perfkit.engine.topology import ModelParallelUnit, Topology
 
 
@@ -43,6 +49,7 @@ def _auto_tp(model: nn.Module, topology: Topology, dtype: torch.dtype) -> nn.Mod
         model, tensor_parallel=tensor_parallel, dtype=dtype, replace_with_kernel_inject=False
     )
     sharded: nn.Module = engine.module
+    lighten(sharded, topology)
     return sharded.eval()
 
 
@@ -60,32 +67,44 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """The part of a stored tensor that this rank holds: start..stop along one dimension."""
+def lighten(model: nn.Module, topology: Topology) -> None:
+    """Replace AutoTP's layers by ours, in place; the parameters stay the same objects.
 
-    dim: int
-    start: int
-    stop: int
+    `_partition_sizes` and `tp_index` are private attributes: they are why deepspeed is bounded in
+    pyproject, and why shapes and bytes are checked at start-up.
+    """
+    from deepspeed.module_inject.layers import (
+        LinearAllreduce,
+        LinearLayer,
+        LmHeadLinearAllreduce,
+        TensorParallel_Layer,
+    )
+
+    # The most specific first: the head is a LinearAllreduce too.
+    ours = {
+        LmHeadLinearAllreduce: HeadLinear,
+        LinearAllreduce: RowLinear,
+        LinearLayer: ColumnLinear,
+    }
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, TensorParallel_Layer):
+            continue
+        kind = next((mine for theirs, mine in ours.items() if isinstance(layer, theirs)), None)
+        assert kind is not None, f"AutoTP made {name} a {type(layer).__name__}"
+        sizes, index = layer._partition_sizes, layer.tp_index
+        start = sum(sizes[:index])
+        parent, _, child = name.rpartition(".")
+        part = Slice(kind.DIM, start, start + sizes[index])
+        replacement = kind(layer.weight, layer.bias, part, topology.tp_group)
+        setattr(model.get_submodule(parent), child, replacement)
 
 
 def slices(model: nn.Module) -> dict[str, Slice]:
-    """Parameter name -> slice, for every parameter that AutoTP divided.
-
-    The bounds come from AutoTP itself (`_partition_sizes`, `tp_index`): private attributes, which
-    is why deepspeed is bounded in pyproject and the resulting shapes are asserted at start-up.
-    """
-    from deepspeed.module_inject.layers import LinearAllreduce, TensorParallel_Layer
-
+    """Parameter name -> the part of the stored tensor it holds; whole tensors are not listed."""
     found: dict[str, Slice] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, TensorParallel_Layer):
-            continue
-        sizes, index = module._partition_sizes, module.tp_index
-        row_parallel = isinstance(module, LinearAllreduce)
-        start = sum(sizes[:index])
-        part = Slice(1 if row_parallel else 0, start, start + sizes[index])
-        found[f"{name}.weight"] = part
-        if module.bias is not None and not row_parallel:
-            found[f"{name}.bias"] = part
+    for name, layer in model.named_modules():
+        if isinstance(layer, RowLinear | ColumnLinear):
+            found[f"{name}.weight"] = layer.part
+            if layer.bias is not None and layer.bias_divided:
+                found[f"{name}.bias"] = layer.part
     return found

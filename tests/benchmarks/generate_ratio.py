@@ -78,7 +78,7 @@ def measure(name: str, dtype: str, device: str) -> dict[str, Any]:
     topology = connect(1, 1, device)
     stage = build_stage(settings, found.config, range(found.config["num_hidden_layers"]), topology)
     if found.folder:
-        load_safetensors(stage, topology, found.folder, lambda _share: None)
+        load_safetensors(stage, found.folder, lambda _share: None)
     else:
         fill_dummy(stage, topology, 0)
     requests = batching.make_requests(settings, stage.config.vocab_size, None)

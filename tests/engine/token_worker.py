@@ -40,7 +40,7 @@ def run_case(case: dict[str, Any], topology: Topology, recorder: Recorder) -> li
     spec = spec_from_config(config, model_id=folder.name)
     layers = stage_layers(spec.num_layers, topology.pp, split)[topology.pp_rank]
     stage = build_stage(settings, config, layers, topology)
-    load_safetensors(stage, topology, folder, lambda _share: None)
+    load_safetensors(stage, folder, lambda _share: None)
     checks.check_bytes(stage, spec, topology, settings)
     checks.check_no_meta(stage.model)
     checks.check_rotary(stage, topology.device)
