@@ -61,8 +61,8 @@ def load_safetensors(stage: Stage, folder: Path, on_progress: Callable[[float], 
 
 
 def _tied(stage: Stage, name: str) -> str:
-    """A tied head is stored as the embedding."""
-    return stage.family.embedding if name == HEAD else name
+    """A tied head is stored as the embedding; an untied one that is missing stays missing."""
+    return stage.family.embedding if name == HEAD and stage.config.tie_word_embeddings else name
 
 
 def _stored(stored: dict[str, StoredTensor], name: str, folder: Path) -> StoredTensor:

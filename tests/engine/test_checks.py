@@ -1,0 +1,70 @@
+"""The start-up checks catch the silent failures they are there for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import save_tiny
+from transformers import AutoConfig
+
+from perfkit.collect.settings import RunSettings
+from perfkit.engine import checks
+from perfkit.engine.loading import load_safetensors
+from perfkit.engine.stage import Stage, build_stage
+from perfkit.engine.topology import Topology
+from perfkit.errors import CheckFailed, ConfigError
+from perfkit.predict.spec import spec_from_config
+
+
+def alone(tp: int = 1) -> Topology:
+    """A rank that needs no groups."""
+    return Topology(0, tp, 1, torch.device("cpu"), None, None, None, None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("llama3-rope", tmp_path_factory.mktemp("models"))
+
+
+def a_stage(folder: Path) -> tuple[Stage, RunSettings, dict[str, Any]]:
+    config = AutoConfig.from_pretrained(folder).to_dict()
+    settings = RunSettings(model_id="tiny", model_folder=str(folder))
+    layers = range(config["num_hidden_layers"])
+    return build_stage(settings, config, layers, alone()), settings, config
+
+
+def test_a_healthy_stage_passes(folder: Path) -> None:
+    stage, settings, config = a_stage(folder)
+    load_safetensors(stage, folder, lambda _share: None)
+    checks.check_bytes(stage, spec_from_config(config, model_id="tiny"), alone(), settings)
+    checks.check_no_meta(stage.model)
+    checks.check_rotary(stage, torch.device("cpu"))
+
+
+def test_a_stage_that_was_not_sharded_is_caught(folder: Path) -> None:
+    stage, settings, config = a_stage(folder)
+    spec = spec_from_config(config, model_id="tiny")
+    with pytest.raises(CheckFailed, match="not sharded as expected"):
+        checks.check_bytes(stage, spec, alone(tp=3), settings)
+
+
+def test_garbage_rope_frequencies_are_caught(folder: Path) -> None:
+    stage, _settings, _config = a_stage(folder)
+    stage.decoder.get_submodule("rotary_emb").get_buffer("inv_freq").mul_(1.01)
+    with pytest.raises(CheckFailed, match="RoPE is garbage"):
+        checks.check_rotary(stage, torch.device("cpu"))
+
+
+def test_a_tensor_left_on_meta_is_caught(folder: Path) -> None:
+    stage, _settings, _config = a_stage(folder)
+    stage.model.register_buffer("forgotten", torch.empty(1, device="meta"))
+    with pytest.raises(CheckFailed, match="first forgotten"):
+        checks.check_no_meta(stage.model)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> None:
+    stage, _settings, _config = a_stage(folder)
+    other = save_tiny("llama-tied", tmp_path)
+    with pytest.raises(ConfigError, match=r"has no tensor lm_head\.weight"):
+        load_safetensors(stage, other, lambda _share: None)
