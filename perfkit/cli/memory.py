@@ -168,5 +168,5 @@ def _columns(rows: list[dict[str, Any]]) -> "list[Column]":
     first = [Column(name="ranks", title="ranks", kind="text")]
     if rows[0]["stage"] is not None:
         first.append(Column(name="stage", title="stage", kind="integer"))
-    parts = [Column(name=name, title=title, kind="text") for name, title in GIB_COLUMNS.items()]
+    parts = [Column(name=name, title=title, kind="figure") for name, title in GIB_COLUMNS.items()]
     return [*first, *parts, Column(name="verdict", title="verdict", kind="text")]

@@ -162,7 +162,8 @@ def _sample(
     recorder: Recorder,
 ) -> None:
     """The most likely token of each sequence, the same on every tensor-parallel rank."""
-    with recorder.phase("sample", step, batch.index, batch.size):
+    unfinished = batch.size - sum(batch.finished)
+    with recorder.phase("sample", step, batch.index, unfinished):
         ids = logits.float().argmax(-1)
         if topology.tp_group is not None:
             source = topology.rank - topology.tp_rank

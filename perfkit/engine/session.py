@@ -174,7 +174,7 @@ def summary(phases: Sequence[Phase], batches: Sequence[MicroBatch]) -> str:
     ttft_s = measures.ttft_s(start_ns, [p.end_ns for p in samples if p.step == 0])
     e2e_s = measures.e2e_s(start_ns, [p.end_ns for p in samples])
     tpot_s = measures.tpot_s(e2e_s, ttft_s, max(len(batch.tokens) for batch in batches))
-    tokens = sum(len(batch.tokens) * batch.size for batch in batches)
+    tokens = sum(phase.tokens for phase in samples)
     tpot = "" if tpot_s is None else f"TPOT {1e3 * tpot_s:.2f} ms, "
     rate = measures.throughput_tokens_per_s(tokens, e2e_s)
     return f"TTFT {1e3 * ttft_s:.1f} ms, {tpot}{rate:.1f} new tokens/s"

@@ -28,14 +28,15 @@ class Column:
     title: str
     scale: float = 1.0
     kind: str = "number"
-    """number (3 significant digits), integer, percent (a ratio), signed (with its sign), text"""
+    """number (3 significant digits), integer, percent (a ratio), signed (with its sign),
+    figure (a number formatted already), text"""
 
 
 def cell(value: Any, column: Column) -> str:
     """One value as text; `-` for what was not measured, never 0."""
     if value is None:
         return MISSING
-    if column.kind == "text":
+    if column.kind in ("text", "figure"):
         return str(value)
     if column.kind == "integer":
         return f"{round(value * column.scale):,}"
