@@ -3,11 +3,14 @@
     runs/<id>/
       run.json                 what was asked, resolved and found; state, warnings, failure
       ranks/0000/status.json   host, pid, start, end, exit status, from the supervisor of the rank
+      ranks/0000/exit.json     the program's own exit, and what the kernel counted for it
       ranks/0000/engine.json   facts only the engine knows: bytes held, memory peaks, load time
       ranks/0000/error.json    the rank's own error, when it had one
       ranks/0000/timers.jsonl  one header line, then one line per timed phase
-      ranks/0000/kineto.json.gz  PyTorch profiler trace of the captured pass
+      ranks/0000/<collector>.*  what a collector recorded: kineto.json.gz, perf-stat.jsonl, nsys.*
       ranks/0000/log.txt       what the rank printed
+      nodes/<host>/nvml.csv    GPU utilisation, power, clocks and memory of a node
+      job/sacct.psv            Slurm's accounting of the job
       job/calibration.json     the machine's measured rates, when there were any
       outputs.jsonl            prompt id, token ids, text
       tables/*.parquet         what `perfkit analyze` made
@@ -44,6 +47,13 @@ class RunFolder:
     @property
     def calibration(self) -> Path:
         return self.root / "job" / "calibration.json"
+
+    @property
+    def job(self) -> Path:
+        return self.root / "job"
+
+    def node(self, host: str) -> Path:
+        return self.root / "nodes" / host
 
     @property
     def tables(self) -> Path:

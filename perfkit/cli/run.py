@@ -42,9 +42,14 @@ def command(
     ),
     warmup: int = typer.Option(1, min=1, help="Passes before any is timed."),
     repeats: int = typer.Option(3, min=1, help="Timed passes, with no collector recording."),
-    kineto: bool = typer.Option(
-        True, help="One more pass under the PyTorch profiler, for the time split."
+    collect: str = typer.Option(
+        "auto",
+        help="Collectors: auto, none, or a list such as nsys,perf-stat,sacct (see collectors/).",
     ),
+    profile_ranks: str | None = typer.Option(
+        None, help="Ranks under nsys or perf record: ends, all, or 0,3. [default: ends]"
+    ),
+    collectors_dir: Path | None = typer.Option(None, help="Your own collectors, read first."),
     seed: int = typer.Option(0, help="Seed of random weights and random prompts."),
     models_dir: Path | None = typer.Option(None, help="Folder that holds model folders."),
     out: Path | None = typer.Option(None, help="Run folder. [default: runs/MODEL-tpN-ppN-TIME]"),
@@ -78,7 +83,9 @@ def command(
         device=device,
         warmup_passes=warmup,
         timed_passes=repeats,
-        kineto=kineto,
+        collect=collect,
+        profile_ranks=profile_ranks,
+        collectors_dir=collectors_dir,
         seed=seed,
     )
     progress = Progress()

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.calibrate.store import device_name, folder_for
+from perfkit.collect.collectors import Collector, choose, read_collectors
 from perfkit.collect.facts import gpu_facts, host_facts
 from perfkit.collect.launch import Place, find_place
 from perfkit.collect.settings import DTYPES, LOADS, RunSettings
+from perfkit.collect.wrapping import parse_ranks
 from perfkit.engine.checkpoint import check_shapes, read_checkpoint
 from perfkit.engine.models import LocalModel, find_model
 from perfkit.engine.prompts import read_prompts
@@ -29,6 +31,10 @@ class RunPlan:
     folder: Path
     force: bool
     command: tuple[str, ...]
+    collectors: tuple[Collector, ...] = ()
+    explicit: bool = False
+    """the user named the collectors, so that a missing one is worth a warning"""
+    profile_ranks: str | None = None
     task: str = "inference"
 
 
@@ -48,6 +54,9 @@ def plan_run(
     load: str,
     prompts: Path | None,
     device: str | None,
+    collect: str,
+    profile_ranks: str | None,
+    collectors_dir: Path | None,
     **rest: Any,
 ) -> RunPlan:
     """Resolve and check what the user asked for; ConfigError says what to change."""
@@ -65,6 +74,10 @@ def plan_run(
         check_weights(found, spec)
     if device == "cuda":
         check_gpus(place)
+    known = read_collectors(collectors_dir)
+    collectors = tuple(known[name] for name in choose(collect, known))
+    if profile_ranks is not None:
+        parse_ranks(profile_ranks, place.num_ranks)
     settings = RunSettings(
         model_id=found.id,
         model_folder=str(found.folder.resolve()) if found.folder else None,
@@ -80,7 +93,17 @@ def plan_run(
         **rest,
     )
     folder = out or default_folder(settings, place)
-    return RunPlan(settings, found.config, place, folder, force, tuple(command))
+    return RunPlan(
+        settings,
+        found.config,
+        place,
+        folder,
+        force,
+        tuple(command),
+        collectors=collectors,
+        explicit=collect not in ("auto", "none"),
+        profile_ranks=profile_ranks,
+    )
 
 
 def plan_calibration(
@@ -99,7 +122,6 @@ def plan_calibration(
         dtype=dtype,
         load="dummy",
         device=device,
-        kineto=False,
     )
     folder = folder_for(settings, device_name(device, host_facts()))
     return RunPlan(settings, {}, place, folder, True, tuple(command), task="calibration")

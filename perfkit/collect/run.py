@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import socket
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,20 @@ from typing import Any
 from perfkit import __version__
 from perfkit.calibrate.store import device_name, find_calibration
 from perfkit.collect import facts
+from perfkit.collect.collectors import CAPTURE, Collector, Probed, probe
 from perfkit.collect.launch import Place, choose_master, engine_command, rank_environment
 from perfkit.collect.plan import RunPlan
-from perfkit.collect.supervise import FAILED_MARKER, Watch, log_tail, now, run_ranks, state_of
+from perfkit.collect.supervise import (
+    FAILED_MARKER,
+    GRACE_S,
+    Watch,
+    log_tail,
+    now,
+    run_ranks,
+    state_of,
+    write_status,
+)
+from perfkit.collect.wrapping import after, beside, on_rank, scratch_folders, settle, wrap
 from perfkit.errors import ConfigError
 from perfkit.schema import RunFolder, read_json, write_json
 
@@ -21,6 +34,8 @@ from perfkit.schema import RunFolder, read_json, write_json
 # end for the others' status files, which may travel through a slow shared file system.
 JOIN_S, JOIN_POLL_S = 60.0, 0.2
 FINISH_S = 30.0
+# A profiler needs longer to write what it has when its rank is asked to end.
+HEAVY_GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +104,7 @@ def describe(plan: RunPlan) -> dict[str, Any]:
         "versions": {**facts.versions(), "perfkit": __version__},
         "hardware": facts.host_facts(),
         "slurm": facts.slurm_variables(),
-        "collectors": {"kineto": {"asked": settings.kineto}},
+        "collectors": {collector.name: {"state": "asked"} for collector in plan.collectors},
         "warnings": [],
         "failure": None,
     }
@@ -99,14 +114,14 @@ def execute(plan: RunPlan, progress: Callable[[str], None]) -> Outcome:
     """Run the plan's ranks here; rank 0's process owns run.json from start to end."""
     if not plan.place.first:
         folder, master = RunFolder(plan.folder), tuple(join(plan)["master"])
-        return judge(folder, plan.place, supervise(folder, plan.place, master, progress))
+        return judge(folder, plan.place, supervise(folder, plan, master, progress))
     folder = claim_folder(plan.folder, plan.force, plan.place.launch_id)
     record = describe(plan)
     write_json(folder.run_json, record)
     keep_calibration(folder, plan, record["hardware"])
-    watch = supervise(folder, plan.place, tuple(record["master"]), progress)
+    watch = supervise(folder, plan, tuple(record["master"]), progress)
     outcome = judge(folder, plan.place, watch)
-    finish(folder, record, outcome)
+    finish(folder, plan, record, outcome)
     return outcome
 
 
@@ -146,10 +161,75 @@ def join(plan: RunPlan) -> dict[str, Any]:
 
 
 def supervise(
-    folder: RunFolder, place: Place, master: tuple[str, int], progress: Callable[[str], None]
+    folder: RunFolder,
+    plan: RunPlan,
+    master: tuple[str, int],
+    progress: Callable[[str], None],
 ) -> Watch:
-    environments = {rank: rank_environment(place, rank, master, os.environ) for rank in place.ranks}
-    return run_ranks(folder, engine_command(folder.root), environments, progress)
+    """Run this process's ranks with the plan's collectors around and beside them."""
+    place = plan.place
+    probed = [probe(collector, os.environ) for collector in plan.collectors]
+    samplers = [p for p in probed if p.collector.scope == "node" and not p.missing]
+    with (
+        scratch_folders(place.ranks) as scratch,
+        beside(samplers if 0 in place.local_ids else [], folder, socket.gethostname()),
+    ):
+        recorders = {
+            rank: on_rank(probed, rank, place.num_ranks, plan.profile_ranks) for rank in place.ranks
+        }
+        commands = {
+            rank: rank_command(folder, plan, master, rank, recorders[rank], scratch[rank])
+            for rank in place.ranks
+        }
+        heavy = any(p.collector.wrap for rank in recorders.values() for p in rank)
+        grace_s = HEAVY_GRACE_S if heavy else GRACE_S
+        watch = run_ranks(folder, commands, progress, grace_s)
+        for ours in watch.ranks:
+            here = recorders[ours.rank]
+            problems = after(here, folder.rank(ours.rank), scratch[ours.rank])
+            ours.collectors = collector_states(probed, here, problems, plan.explicit)
+            write_status(folder, ours)
+    return watch
+
+
+def rank_command(
+    folder: RunFolder,
+    plan: RunPlan,
+    master: tuple[str, int],
+    rank: int,
+    recorders: Sequence[Probed],
+    scratch: Path,
+) -> tuple[Sequence[str], Mapping[str, str]]:
+    """(command line, environment) of one rank inside its collectors."""
+    place = folder.rank(rank).resolve()
+    program = engine_command(folder.root.resolve())
+    witness = [sys.executable, "-m", "perfkit.collect.witness", str(place), "--"]
+    wrapped = wrap([*witness, *program], recorders, place, scratch)
+    environment = rank_environment(plan.place, rank, master, os.environ)
+    if any(CAPTURE in collector.environment for collector in plan.collectors):
+        # Every rank takes part in the pass that some ranks record.
+        environment[CAPTURE] = "nothing"
+    return wrapped.command, {**environment, **wrapped.environment}
+
+
+def collector_states(
+    probed: Sequence[Probed], here: Sequence[Probed], problems: Mapping[str, str], explicit: bool
+) -> dict[str, Any]:
+    """What each collector did on one rank: ran, failed, missing, or left out."""
+    found: dict[str, Any] = {}
+    for one in probed:
+        name = one.collector.name
+        ran = one in here or one.collector.scope != "rank"
+        reason = one.missing or problems.get(name)
+        state = "missing" if one.missing else "failed" if reason else "ran" if ran else "left out"
+        found[name] = {
+            "state": state,
+            "reason": reason,
+            "asked": explicit,
+            "version": one.version,
+            "not_possible_here": list(one.dropped),
+        }
+    return found
 
 
 def judge(folder: RunFolder, place: Place, watch: Watch) -> Outcome:
@@ -238,19 +318,71 @@ def read_error(folder: RunFolder, rank: int) -> dict[str, Any] | None:
         return None
 
 
-def finish(folder: RunFolder, record: dict[str, Any], outcome: Outcome) -> None:
+def finish(folder: RunFolder, plan: RunPlan, record: dict[str, Any], outcome: Outcome) -> None:
     """run.json as it stands at the end: state, what the ranks found, warnings, failure."""
     record.update(state=outcome.state, ended_at=now(), failure=outcome.failure)
     for place in record["layout"]:
         place.update(engine_facts(folder, place["rank"]))
-    asked = record["collectors"]["kineto"]["asked"]
-    left = [r for r, path in folder.ranks() if (path / "kineto.json.gz").is_file()]
-    missing = sorted({place["rank"] for place in record["layout"]} - set(left)) if asked else []
-    record["collectors"]["kineto"] |= {"ranks": left, "missing_ranks": missing}
-    if missing:
-        record["warnings"].append(f"kineto left no trace on ranks {missing}: no split for them")
+    statuses = read_statuses(folder, plan.place.num_ranks)
+    record["collectors"] = joined_states(plan.collectors, statuses)
+    for collector in plan.collectors:
+        if collector.scope == "job":
+            record["collectors"][collector.name] = ask_job(folder, collector, plan.explicit)
+    record["warnings"] += collector_warnings(plan.collectors, record["collectors"])
     write_json(folder.run_json, record)
     (folder.root / FAILED_MARKER).unlink(missing_ok=True)
+
+
+def joined_states(
+    collectors: Sequence[Collector], statuses: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Each collector over all ranks: which it recorded, which it missed, and why."""
+    joined = {}
+    for collector in collectors:
+        states = {
+            rank: status.get("collectors", {}).get(collector.name, {"state": "unknown"})
+            for rank, status in statuses.items()
+        }
+        ran = [rank for rank, state in states.items() if state["state"] == "ran"]
+        lost = [rank for rank, state in states.items() if state["state"] not in ("ran", "left out")]
+        worst = next((states[rank] for rank in lost), next(iter(states.values())))
+        joined[collector.name] = {**worst, "ranks": ran, "missing_ranks": lost}
+    return joined
+
+
+def ask_job(folder: RunFolder, collector: Collector, explicit: bool) -> dict[str, Any]:
+    """A job-wide source, read until it has settled; partial when it had not."""
+    probed = probe(collector, os.environ)
+    complete, problem = (False, probed.missing) if probed.missing else settle(probed, folder.job)
+    state = "ran" if complete else "missing" if probed.missing else "partial"
+    return {
+        "state": state,
+        "reason": problem,
+        "asked": explicit,
+        "version": probed.version,
+        "ranks": [],
+        "missing_ranks": [],
+    }
+
+
+def collector_warnings(
+    collectors: Sequence[Collector], states: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """What was asked for and is not there, and what that costs.
+
+    What `auto` left out because the node has no such thing is recorded, not warned of.
+    """
+    found = []
+    for collector in collectors:
+        state = states[collector.name]
+        if state["state"] in ("ran", "left out") or (
+            state["state"] == "missing" and not state["asked"]
+        ):
+            continue
+        ranks = f" on ranks {state['missing_ranks']}" if state["missing_ranks"] else ""
+        reason = state.get("reason") or "the rank ended before it could write"
+        found.append(f"{collector.name} {state['state']}{ranks}: {reason} ({collector.absence})")
+    return found
 
 
 def engine_facts(folder: RunFolder, rank: int) -> dict[str, Any]:

@@ -31,7 +31,6 @@ class RunSettings:
     """A user's prompt file; None takes the shipped prompts."""
     warmup_passes: int = 1
     timed_passes: int = 3
-    kineto: bool = True
     device: str = "cpu"
     seed: int = 0
 

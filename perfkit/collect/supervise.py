@@ -18,11 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from perfkit.schema import RunFolder, write_json
+from perfkit.collect.witness import EXIT_FILE, die_with_parent
+from perfkit.schema import RunFolder, read_json, write_json
 
 POLL_S = 0.05
 MARKER_POLL_S = 1.0
-# After the first failure the others get this long to write their own errors and products.
+# After the first failure the others get this long to fail by themselves and say why,
+LAST_WORDS_S = 1.0
+# and then this long between being asked to end and being made to.
 GRACE_S = 3.0
 FAILED_MARKER = "failed.json"
 PROGRESS_FD = "PERFKIT_PROGRESS_FD"
@@ -37,7 +40,11 @@ class RankProcess:
     log: IO[bytes]
     started_at: str
     ended_ns: int | None = None
+    code: int | None = None
+    """how the program itself ended, as subprocess has it: negative for a signal"""
     stopped_by_us: bool = False
+    collectors: dict[str, Any] = field(default_factory=dict)
+    """what each collector did on this rank, for status.json"""
 
     @property
     def running(self) -> bool:
@@ -45,7 +52,7 @@ class RankProcess:
 
     @property
     def failed(self) -> bool:
-        return not self.running and self.process.returncode != 0
+        return not self.running and self.code != 0
 
 
 @dataclass(slots=True)
@@ -59,6 +66,7 @@ class Watch:
     progress: int | None = None
     unread: bytes = b""
     last_marker_look: float = field(default=0.0)
+    grace_s: float = GRACE_S
 
 
 def now() -> str:
@@ -68,17 +76,20 @@ def now() -> str:
 
 def run_ranks(
     folder: RunFolder,
-    command: Sequence[str],
-    environments: Mapping[int, Mapping[str, str]],
+    commands: Mapping[int, tuple[Sequence[str], Mapping[str, str]]],
     on_progress: Callable[[str], None],
+    grace_s: float = GRACE_S,
 ) -> Watch:
-    """Start one process for each rank, and return when all of them have ended."""
+    """Start one process for each rank, (command, environment), and return when all have ended.
+
+    `grace_s` is how long the others may take to write their products once one has failed.
+    """
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
-    watch = Watch(folder, [], progress=reader)
+    watch = Watch(folder, [], progress=reader, grace_s=grace_s)
     with _signals_noted(watch):
         try:
-            for rank, environment in environments.items():
+            for rank, (command, environment) in commands.items():
                 watch.ranks.append(start_rank(folder, rank, command, environment, writer))
             os.close(writer)
             _watch_until_ended(watch, on_progress)
@@ -102,6 +113,7 @@ def start_rank(
         stderr=subprocess.STDOUT,
         pass_fds=(pipe,),
         start_new_session=True,
+        preexec_fn=die_with_parent,
     )
     ours = RankProcess(rank, process, log, now())
     write_status(folder, ours)
@@ -110,7 +122,7 @@ def start_rank(
 
 def write_status(folder: RunFolder, ours: RankProcess) -> None:
     """ranks/NNNN/status.json: host, pid, start, end, exit status."""
-    code = None if ours.running else ours.process.returncode
+    code = ours.code
     write_json(
         folder.rank_file(ours.rank, "status.json"),
         {
@@ -123,6 +135,7 @@ def write_status(folder: RunFolder, ours: RankProcess) -> None:
             "ended_ns": ours.ended_ns,
             "exit_code": code if code is None or code >= 0 else None,
             "signal": signal_name(-code) if code is not None and code < 0 else None,
+            "collectors": ours.collectors,
         },
     )
 
@@ -131,7 +144,7 @@ def state_of(ours: RankProcess) -> str:
     """running, finished, failed, or stopped (ended by its supervisor because of another rank)."""
     if ours.running:
         return "running"
-    if ours.process.returncode == 0:
+    if ours.code == 0:
         return "finished"
     return "stopped" if ours.stopped_by_us else "failed"
 
@@ -167,10 +180,23 @@ def _note_ends(watch: Watch) -> None:
     for ours in watch.ranks:
         if ours.running and ours.process.poll() is not None:
             ours.ended_ns = time.time_ns()
+            ours.code = own_code(watch.folder, ours)
             ours.log.close()
             write_status(watch.folder, ours)
             if ours.failed and not ours.stopped_by_us:
                 _leave_marker(watch.folder, ours.rank)
+
+
+def own_code(folder: RunFolder, ours: RankProcess) -> int:
+    """How the program itself ended: its witness knows; a collector around it can hide it."""
+    file = folder.rank_file(ours.rank, EXIT_FILE)
+    seen = read_json(file) if file.is_file() else {}
+    if seen.get("signal") is not None:
+        return -int(seen["signal"])
+    if seen.get("exit_code") is not None:
+        return int(seen["exit_code"])
+    # The witness itself was killed, or never started.
+    return ours.process.returncode or -signal.SIGKILL
 
 
 def _leave_marker(folder: RunFolder, rank: int) -> None:
@@ -182,14 +208,14 @@ def _leave_marker(folder: RunFolder, rank: int) -> None:
 def _stop(watch: Watch) -> None:
     """End what still runs: leave time for its own error, ask, then insist."""
     if watch.received is None and any(ours.running for ours in watch.ranks):
-        _wait(watch, GRACE_S / 3)
+        _wait(watch, LAST_WORDS_S)
     for insistence in (signal.SIGTERM, signal.SIGKILL):
         for ours in watch.ranks:
             if ours.running:
                 ours.stopped_by_us = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(ours.process.pid, insistence)
-        _wait(watch, GRACE_S)
+        _wait(watch, watch.grace_s)
     for ours in watch.ranks:
         # Whatever a rank itself started must not outlive it.
         with contextlib.suppress(ProcessLookupError, PermissionError):

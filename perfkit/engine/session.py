@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +115,9 @@ def passes(rank: "Rank", topology: Topology, stage: Stage) -> None:
         done = work.one_pass("timed", number)
         if topology.last and topology.tp_rank == 0:
             rank.tell(work.story)
-    if settings.kineto:
-        rank.tell("captured pass under the PyTorch profiler")
-        done = capture(work)
+    if how := os.environ.get("PERFKIT_CAPTURE"):
+        rank.tell(f"captured pass ({how})")
+        done = CAPTURES[how](work)
     recorder.close()
     if topology.last and topology.tp_rank == 0:
         write_outputs(rank, batching.outputs(requests, done, stopping.pad, tokenizer))
@@ -180,7 +180,7 @@ def summary(phases: Sequence[Phase], batches: Sequence[MicroBatch]) -> str:
     return f"TTFT {1e3 * ttft_s:.1f} ms, {tpot}{rate:.1f} new tokens/s"
 
 
-def capture(work: Work) -> list[MicroBatch]:
+def capture_with_kineto(work: Work) -> list[MicroBatch]:
     """The same steps once more while the PyTorch profiler records."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if work.topology.device.type == "cuda":
@@ -193,6 +193,28 @@ def capture(work: Work) -> list[MicroBatch]:
     target = work.rank.folder.rank_file(work.rank.rank, "kineto.json.gz")
     profiler.export_chrome_trace(str(target))
     return done
+
+
+def capture_with_cuda_profiler(work: Work) -> list[MicroBatch]:
+    """The same steps once more inside the range that nsys waits for (cudaProfilerApi)."""
+    torch.cuda.synchronize()
+    torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
+    done = work.one_pass("captured", 0)
+    torch.cuda.synchronize()
+    torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
+    return done
+
+
+def capture_with_nothing(work: Work) -> list[MicroBatch]:
+    """Ranks without a collector take part in the pass that others record."""
+    return work.one_pass("captured", 0)
+
+
+CAPTURES: dict[str, Callable[[Work], list[MicroBatch]]] = {
+    "kineto": capture_with_kineto,
+    "cuda-profiler": capture_with_cuda_profiler,
+    "nothing": capture_with_nothing,
+}
 
 
 def keep_memory_peaks(rank: "Rank", topology: Topology) -> None:

@@ -5,11 +5,9 @@ variables. Everything it is asked to do stands in run.json; everything it finds 
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
-import signal
 import socket
 import sys
 import time
@@ -24,7 +22,6 @@ from perfkit.collect.supervise import PROGRESS_FD
 from perfkit.errors import PerfkitError
 from perfkit.schema import RunFolder, read_json, write_json
 
-PR_SET_PDEATHSIG = 1
 # What torch.distributed says when the other side of a connection is gone.
 PEER_LOST = (
     "closed by peer",
@@ -38,7 +35,6 @@ PEER_LOST = (
 
 def main() -> None:
     """Run one rank; its own error goes to error.json, its traceback to the log."""
-    die_with_parent()
     folder, rank = RunFolder(Path(sys.argv[1])), int(os.environ["RANK"])
     code = 1
     try:
@@ -52,15 +48,6 @@ def main() -> None:
     sys.stderr.flush()
     # A lost peer leaves communicator threads that would keep the interpreter from ending.
     os._exit(code)
-
-
-def die_with_parent() -> None:
-    """A rank must not outlive its supervisor, even one killed with SIGKILL (Linux prctl)."""
-    parent = os.getppid()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def describe_error(error: BaseException, code: int) -> dict[str, Any]:

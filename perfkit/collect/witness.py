@@ -1,0 +1,85 @@
+"""Stands between the collectors and a rank's program, and writes down how the program ended.
+
+    python -m perfkit.collect.witness FOLDER -- CMD ...
+
+Profilers hide it: perf stat ends with 0 when its program was killed by a signal. exit.json holds
+the program's own pid, exit code or signal, and what the kernel counted for it (getrusage), which
+is the last resort where perf and Slurm's accounting are missing.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perfkit.schema import write_json
+
+EXIT_FILE = "exit.json"
+PR_SET_PDEATHSIG = 1
+NOT_STARTED = 127
+
+
+def main() -> None:
+    folder, separator, *command = sys.argv[1:]
+    assert separator == "--"
+    sys.exit(watch(Path(folder), command))
+
+
+def die_with_parent() -> None:
+    """A rank must not outlive who started it, even one killed with SIGKILL (Linux prctl)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def watch(folder: Path, command: Sequence[str]) -> int:
+    """Run the command to its end; 128 + signal when a signal ended it, as shells have it."""
+    die_with_parent()
+    # The whole process group gets these; the program decides, and we stay to see how it ends.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_ignored: None)
+    started_ns = time.time_ns()
+    try:
+        process = subprocess.Popen(command, preexec_fn=die_with_parent)
+    except OSError as error:
+        sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
+        _write(folder, {"pid": None, "exit_code": NOT_STARTED, "signal": None})
+        return NOT_STARTED
+    _write(folder, {"pid": process.pid, "exit_code": None, "signal": None})
+    code = process.wait()
+    _write(folder, {"pid": process.pid, **_how(code), **_usage(started_ns)})
+    return code if code >= 0 else 128 - code
+
+
+def _how(code: int) -> dict[str, int | None]:
+    return {"exit_code": code if code >= 0 else None, "signal": -code if code < 0 else None}
+
+
+def _usage(started_ns: int) -> dict[str, Any]:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "started_ns": started_ns,
+        "ended_ns": time.time_ns(),
+        "user_s": used.ru_utime,
+        "system_s": used.ru_stime,
+        "max_rss_bytes": used.ru_maxrss * 1024,
+        "voluntary_switches": used.ru_nvcsw,
+        "involuntary_switches": used.ru_nivcsw,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    """A full disk must not change how the rank ends."""
+    with contextlib.suppress(OSError):
+        write_json(folder / EXIT_FILE, content)
+
+
+if __name__ == "__main__":
+    main()

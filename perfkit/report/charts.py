@@ -1,0 +1,259 @@
+"""Frames -> charts of the HTML report: a Vega-Lite spec and a sentence that says the same.
+
+Colours are of Okabe and Ito's colour-blind safe set (compute darkened, to differ in grey too).
+Text and axes get their colour from the page's style sheet, so that one chart is right on a light
+and on a dark page and on paper. Names go into charts as data only, never as expressions.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from perfkit.report.strip import Strip
+from perfkit.report.tables import significant
+
+IDEAL, PREDICTED, MEASURED = "#7F8790", "#D55E00", "#0072B2"
+SPLIT_COLOURS = {
+    "compute": "#00795A",
+    "exposed communication": "#CC79A7",
+    "copy": "#E6B422",
+    "idle": "#BFC4CA",
+}
+LANE_COLOURS = {
+    "compute": SPLIT_COLOURS["compute"],
+    "communication": SPLIT_COLOURS["exposed communication"],
+    "copy": SPLIT_COLOURS["copy"],
+}
+# Parts of one prediction: shades of its colour.
+MEMORY_COLOURS = {
+    "weights": "#A34700",
+    "KV cache": PREDICTED,
+    "activations": "#EF9558",
+    "overhead": "#F6CBA8",
+}
+NAMED_RANKS = 8
+CONFIG = {
+    "font": "system-ui, -apple-system, 'Segoe UI', sans-serif",
+    "background": "transparent",
+    "view": {"stroke": None},
+    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
+    "aria": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One chart: what to draw, and its main numbers in words for those who do not see it."""
+
+    title: str
+    spec: dict[str, Any]
+    alt: str
+
+
+def headline_figures(rows: Iterable[dict[str, Any]]) -> list[Figure]:
+    """One small chart for each measure of `compare.run.HEADLINE` in readable units.
+
+    Each has its own axis from 0, for the measures differ in unit and by orders of magnitude.
+    """
+    known = [row for row in rows if row["predicted"] is not None or row["measured"] is not None]
+    return [_headline_figure(row) for row in known]
+
+
+def _headline_figure(row: dict[str, Any]) -> Figure:
+    points = [
+        {
+            "what": what,
+            "value": row[what],
+            "low": row["measured_min"] if what == "measured" else None,
+            "high": row["measured_max"] if what == "measured" else None,
+        }
+        for what in ("predicted", "measured")
+        if row[what] is not None
+    ]
+    title = str(row["title"])
+    y = alt.Y("what:N", title=None, sort=["predicted", "measured"])
+    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True))
+    base = alt.Chart(_data(points))
+    bars = base.mark_rule(color=MEASURED, strokeWidth=3, opacity=0.55).encode(
+        y=y, x=alt.X("low:Q", title=title), x2="high:Q"
+    )
+    marks = base.mark_point(size=130, strokeWidth=2.5, opacity=1).encode(
+        y=y,
+        x=x,
+        shape=_scale("what:N", {"predicted": "diamond", "measured": "circle"}, alt.Shape),
+        stroke=_scale("what:N", {"predicted": PREDICTED, "measured": MEASURED}, alt.Stroke),
+        fill=_scale("what:N", {"predicted": "transparent", "measured": MEASURED}, alt.Fill),
+        tooltip=["what:N", *(alt.Tooltip(f"{n}:Q", format=",.4~g") for n in _FIELDS)],
+    )
+    return Figure(title=title, spec=_spec(alt.layer(bars, marks), 76), alt=_headline_words(row))
+
+
+_FIELDS = ("value", "low", "high")
+
+
+def _headline_words(row: dict[str, Any]) -> str:
+    predicted, measured = row["predicted"], row["measured"]
+    words = f"{row['title']}: predicted {_number(predicted)}, measured {_number(measured)}"
+    if measured is not None:
+        words += f" ({_number(row['measured_min'])} to {_number(row['measured_max'])})"
+    return f"{words}."
+
+
+def split_figure(shares: pl.DataFrame, phase: str, title: str) -> Figure:
+    """Stacked bars of one phase: columns label, then one share in 0..1 or null for each part."""
+    rows = shares.to_dicts()
+    bars = [
+        {"rank": row["label"], "part": part, "order": order, "share": row[part]}
+        for row in rows
+        for order, part in enumerate(SPLIT_COLOURS)
+        if row[part] is not None
+    ]
+    labels = [row["label"] for row in rows]
+    chart = (
+        alt.Chart(_data(bars))
+        .mark_bar()
+        .encode(
+            y=_ranks(labels),
+            x=alt.X(
+                "share:Q",
+                title=f"share of the {phase} window [%]",
+                scale=alt.Scale(domain=[0, 1]),
+                axis=alt.Axis(format=".0%"),
+            ),
+            color=_scale("part:N", SPLIT_COLOURS, alt.Color),
+            order="order:Q",
+            tooltip=["rank:N", "part:N", alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    sentences = [_split_words(row) for row in rows]
+    return Figure(title=title, spec=_spec(chart, _height(len(rows))), alt=_words(title, sentences))
+
+
+def _split_words(row: dict[str, Any]) -> str:
+    if row["compute"] is None:
+        return f"{row['label']}: not measured"
+    return f"{row['label']}: " + ", ".join(f"{p} {100 * row[p]:.0f} %" for p in SPLIT_COLOURS)
+
+
+def strip_figure(strip: Strip, labels: dict[tuple[int, str], str]) -> Figure:
+    """The intervals of one decode step, a row a rank, a lane a class."""
+    marks = [
+        {
+            "rank": labels[row["rank"], row["device"]],
+            "lane": row["lane"],
+            "start": round(row["start_ns"] / 1e6, 4),
+            "end": round(row["end_ns"] / 1e6, 4),
+        }
+        for row in strip.marks.to_dicts()
+    ]
+    window_ms = strip.window_ns / 1e6
+    lanes = [lane for lane in LANE_COLOURS if lane in strip.marks["lane"].unique().to_list()]
+    chart = (
+        alt.Chart(_data(marks))
+        .mark_bar()
+        .encode(
+            y=_ranks(list(labels.values()), padding=0.25),
+            yOffset=alt.YOffset("lane:N", scale=alt.Scale(domain=lanes, paddingOuter=0)),
+            x=alt.X(
+                "start:Q",
+                title="time from the start of the step [ms]",
+                scale=alt.Scale(domain=[0, window_ms], nice=False),
+            ),
+            x2="end:Q",
+            color=_scale("lane:N", LANE_COLOURS, alt.Color),
+            tooltip=["rank:N", "lane:N", alt.Tooltip("start:Q"), alt.Tooltip("end:Q")],
+        )
+    )
+    title = f"Decode step {strip.number} of {strip.steps}, {significant(window_ms)} ms"
+    words = [_busy_words(strip, key, label) for key, label in labels.items()]
+    spec = _spec(chart, _height(len(labels), 16 * max(len(lanes), 2)))
+    return Figure(title=title, spec=spec, alt=_words(title, words))
+
+
+def _busy_words(strip: Strip, key: tuple[int, str], label: str) -> str:
+    mine = strip.busy.filter(pl.col("rank") == key[0], pl.col("device") == key[1]).to_dicts()
+    return f"{label}: " + (
+        ", ".join(f"{row['lane']} {100 * row['share']:.0f} %" for row in mine) or "nothing"
+    )
+
+
+def memory_figure(rows: Sequence[dict[str, Any]], unit: str) -> Figure | None:
+    """Predicted parts stacked, measured bytes as points, capacity as a tick; None of nothing."""
+    parts = [
+        {"rank": row["label"], "part": part, "order": order, "size": row[part]}
+        for row in rows
+        for order, part in enumerate(MEMORY_COLOURS)
+        if row[part] is not None
+    ]
+    measured = ("measured parameters", "measured in use")
+    points = [
+        {"rank": row["label"], "what": what, "size": row[what]}
+        for row in rows
+        for what in measured
+        if row[what] is not None
+    ]
+    limits = [{"rank": row["label"], "size": row["capacity"]} for row in rows if row["capacity"]]
+    if not parts and not points:
+        return None
+    y = _ranks([row["label"] for row in rows])
+    x = alt.X("size:Q", title=f"memory of a rank [{unit}]")
+    tip = alt.Tooltip("size:Q", format=",.4~g", title=unit)
+    bars = alt.Chart(_data(parts)).mark_bar()
+    color = _scale("part:N", MEMORY_COLOURS, alt.Color)
+    bars = bars.encode(y=y, x=x, color=color, order="order:Q", tooltip=["rank:N", "part:N", tip])
+    dots = alt.Chart(_data(points)).mark_point(size=70, strokeWidth=2, opacity=1, stroke=MEASURED)
+    shape = _scale("what:N", dict(zip(measured, ("circle", "square"), strict=True)), alt.Shape)
+    fill = _scale("what:N", dict(zip(measured, (MEASURED, "#ffffff"), strict=True)), alt.Fill)
+    dots = dots.encode(y=y, x=x, shape=shape, fill=fill, tooltip=["rank:N", "what:N", tip])
+    ticks = alt.Chart(_data(limits)).mark_tick(color=IDEAL, thickness=3, size=20)
+    chart = alt.layer(bars, ticks.encode(y=y, x=x, tooltip=["rank:N", tip]), dots)
+    words = [_memory_words(row, unit) for row in rows]
+    return Figure(
+        title="Memory", spec=_spec(chart, _height(len(rows))), alt=_words("Memory", words)
+    )
+
+
+def _memory_words(row: dict[str, Any], unit: str) -> str:
+    names = ("predicted total", "measured parameters", "measured in use", "capacity")
+    return f"{row['label']}: " + ", ".join(f"{n} {_number(row[n])} {unit}" for n in names)
+
+
+def _data(values: list[dict[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=values)
+
+
+def _ranks(labels: list[str], padding: float = 0.2) -> alt.Y:
+    """Rows in the given order; a rank with nothing to draw keeps its row."""
+    scale = alt.Scale(domain=labels, padding=padding)
+    return alt.Y("rank:N", title=None, sort=labels, scale=scale, axis=alt.Axis(labelOverlap=True))
+
+
+def _scale(field: str, mapping: dict[str, str], channel: Any) -> Any:
+    """A channel with fixed values; the legend is the page's own."""
+    scale = alt.Scale(domain=list(mapping), range=list(mapping.values()))
+    return channel(field, scale=scale, legend=None)
+
+
+def _height(rows: int, step: int = 26) -> int:
+    """Lower rows when there are many: a page of 64 ranks must stay a page."""
+    return rows * max(6, min(step, 1600 // max(rows, 1)))
+
+
+def _spec(chart: Any, height: int) -> dict[str, Any]:
+    """The Vega-Lite spec, as wide as its place on the page; $schema is an address, so it goes."""
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    spec.pop("$schema")
+    return spec | {"config": CONFIG}
+
+
+def _words(title: str, sentences: Sequence[str]) -> str:
+    more = len(sentences) - NAMED_RANKS
+    tail = f"; and {more} more in the table" if more > 0 else ""
+    return f"{title}. {'; '.join(sentences[:NAMED_RANKS])}{tail}."
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else significant(value)

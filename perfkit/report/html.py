@@ -1,0 +1,231 @@
+"""One run as one HTML file that needs nothing else: no network, no folder beside it.
+
+The page carries the Vega bundle, its style and its charts' data. Every text goes through Jinja's
+escaping, and the charts' JSON through `tojson`, which writes < as \\u003c.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from perfkit import __version__
+from perfkit.compare.run import Comparison, compare_run, doubts, find_rates, headline_table
+from perfkit.errors import ConfigError, ToolMissing
+from perfkit.paths import cache_folder
+from perfkit.report import html_parts as parts
+from perfkit.report.comparison import readable
+from perfkit.report.time_split import legend, ratio_line
+from perfkit.schema import open_run
+from perfkit.timeline.analysis import Analysis, analyze_run
+
+TEMPLATES = Path(__file__).with_name("templates")
+PHASES = {"whole": "Whole request", "prefill": "Prefill", "decode": "Decode"}
+UNPREDICTED = {"ttft_s": None, "tpot_s": None, "end_to_end_s": None, "tokens_per_s": None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """A run's measurement, and its prediction or the reason why there is none."""
+
+    path: Path
+    analysis: Analysis
+    headline: pl.DataFrame
+    prediction: Mapping[str, Any] | None
+    rates_source: str | None
+    rates: Mapping[str, Any]
+    no_prediction: str | None
+    warnings: list[str]
+
+
+def write_report(run: Path, out: Path, *, force: bool = False, **rates: Any) -> Path:
+    """Write the report of a run folder; `rates` as for render_report."""
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists already. Use --force to replace it.")
+    page = render_report(run, **rates)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {out}: {error.strerror}. Give a file you may write to with -o.",
+        ) from error
+    return out
+
+
+def render_report(
+    path: Path,
+    *,
+    calibration: Path | None = None,
+    gpu: str | None = None,
+    models_dir: Path | None = None,
+) -> str:
+    """The page of a run folder; without known rates it has the measurement only.
+
+    A calibration or GPU that was asked for and cannot be used is an error, as in `compare`.
+    """
+    require_libraries()
+    found = find(path, calibration, gpu, models_dir)
+    return page(context(found), vega_bundle())
+
+
+def require_libraries() -> None:
+    """ToolMissing unless the `report` extra is installed."""
+    try:
+        import altair
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise ToolMissing(
+            f"the HTML report needs altair and vl-convert-python ({error}). "
+            "Install them with: pip install 'perfkit[report]'",
+        ) from error
+    assert altair
+
+
+def find(
+    path: Path, calibration: Path | None, gpu: str | None, models_dir: Path | None
+) -> Findings:
+    """Everything the page says; asks for rates first, so that a run is analysed only once."""
+    _folder, run = open_run(path)
+    try:
+        if missing := [key for key in ("config", "model", "hardware") if not run.get(key)]:
+            raise ConfigError(f"run.json has no {', '.join(missing)}: the run never started.")
+        find_rates(path, run, calibration, gpu, models_dir)
+        comparison = compare_run(path, calibration=calibration, gpu=gpu, models_dir=models_dir)
+    except ConfigError as error:
+        if calibration or gpu:
+            raise
+        return _measured_only(path, str(error))
+    return _compared(path, comparison)
+
+
+def _compared(path: Path, comparison: Comparison) -> Findings:
+    return Findings(
+        path=path,
+        analysis=comparison.analysis,
+        headline=readable(comparison.headline),
+        prediction=comparison.prediction,
+        rates_source=comparison.rates_source,
+        rates=dict(comparison.rates.provenance),
+        no_prediction=None,
+        warnings=comparison.warnings,
+    )
+
+
+def _measured_only(path: Path, reason: str) -> Findings:
+    analysis = analyze_run(path)
+    headline = headline_table(UNPREDICTED, analysis)
+    known = analysis.run.get("config", {}).get("load")
+    return Findings(
+        path=path,
+        analysis=analysis,
+        headline=readable(headline),
+        prediction=None,
+        rates_source=None,
+        rates={},
+        no_prediction=reason,
+        warnings=[*analysis.warnings, *(doubts(analysis.run, headline) if known else [])],
+    )
+
+
+def context(found: Findings) -> dict[str, Any]:
+    """What the template prints, section by section."""
+    from perfkit.report import charts
+
+    analysis = found.analysis
+    headline = parts.headline_rows(found.headline, analysis)
+    memory, unit = parts.memory_rows(analysis, found.path, found.prediction)
+    labels = memory.with_columns(pl.format("rank {}", "rank").alias("label")).to_dicts()
+    operations = parts.longest_operations(analysis.operations)
+    return {
+        "version": __version__,
+        "id": analysis.run.get("id", found.path.name),
+        "state": parts.state_sentence(analysis),
+        "finished": analysis.run.get("state") == "finished",
+        "what": parts.run_sentence(analysis),
+        "warnings": [*parts.missing_sentences(analysis), *found.warnings],
+        "headline": parts.table("headline", headline, parts.HEADLINE),
+        "headline_figures": charts.headline_figures(headline.to_dicts()),
+        "rates_source": found.rates_source,
+        "no_prediction": found.no_prediction,
+        "ratio": ratio_line(analysis),
+        "split": parts.split_table(analysis) if not analysis.split.is_empty() else None,
+        "split_figures": split_figures(analysis),
+        "split_notes": legend(analysis) if not analysis.split.is_empty() else [],
+        "strip": strip(analysis),
+        "memory": parts.memory_table(memory, unit),
+        "memory_figure": charts.memory_figure(labels, unit),
+        "operations": parts.table("operations", operations, parts.OPERATIONS),
+        "top": parts.TOP_OPERATIONS,
+        "facts": list(parts.facts(analysis, found.rates)),
+        "colours": charts,
+    }
+
+
+def split_figures(analysis: Analysis) -> list[Any]:
+    """A chart for the whole and for each phase that every run has."""
+    from perfkit.report.charts import split_figure
+
+    present = set(analysis.split["phase"].to_list())
+    return [
+        split_figure(parts.split_shares(analysis, phase), phase, title)
+        for phase, title in PHASES.items()
+        if phase in present
+    ]
+
+
+def strip(analysis: Analysis) -> dict[str, Any] | None:
+    """The timeline of one decode step, and how far to trust it."""
+    from perfkit.report.charts import strip_figure
+    from perfkit.report.strip import decode_step
+
+    step = decode_step(analysis)
+    if step is None:
+        return None
+    hosts = {place.get("host") for place in analysis.run.get("layout", [])}
+    return {
+        "figure": strip_figure(step, parts.rank_labels(analysis)),
+        "gap_us": f"{step.gap_ns / 1e3:.0f}",
+        "hosts": len(hosts),
+        "lanes": step.marks["lane"].unique(maintain_order=True).to_list(),
+    }
+
+
+def page(content: dict[str, Any], bundle: str) -> str:
+    """The template with its content. An unknown name in the template is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(**content, bundle=Markup(bundle))  # noqa: S704  (our own library)
+
+
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, kept in the cache: it takes 1.4 s to make."""
+    import vl_convert
+
+    kept = cache_folder() / f"vega-{vl_convert.__version__}.js"
+    try:
+        return kept.read_text(encoding="utf-8")
+    except OSError:
+        pass
+    # Inside a script element these two would end it or hide what follows.
+    made = vl_convert.javascript_bundle().replace("</script", r"<\/script")
+    bundle = str(made.replace("<!--", r"<\!--"))
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_suffix(".part")
+        unfinished.write_text(bundle, encoding="utf-8")
+        unfinished.replace(kept)
+    except OSError:
+        pass
+    return bundle
