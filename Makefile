@@ -4,6 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_RUN ?= runs/demo
+# Four ranks on CPUs or on four GPUs; fewer GPUs take the layout they have room for.
+GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+DEMO_LAYOUT ?= $(if $(filter 1,$(GPUS)),--tp 1 --pp 1,$(if $(filter 2 3,$(GPUS)),--tp 2 --pp 1,--tp 2 --pp 2))
 
 .PHONY: help demo test check format bench clean
 
@@ -25,14 +28,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	DS_BUILD_OPS=0 $(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[run,demo,report,dev]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## Run, analyze, predict, compare and report SmolLM2-135M on 4 local ranks
+demo: $(VENV)/.installed  ## Run, analyze, predict, compare and report SmolLM2-135M on local ranks
 	$(BIN)/perfkit fetch smollm2-135m-instruct
-	$(BIN)/perfkit calibrate --tp 2 --pp 2
-	$(BIN)/perfkit run smollm2-135m-instruct --tp 2 --pp 2 --batch 4 \
+	$(BIN)/perfkit calibrate $(DEMO_LAYOUT)
+	$(BIN)/perfkit run smollm2-135m-instruct $(DEMO_LAYOUT) --batch 4 \
 		--prompt-tokens 256 --new-tokens 32 --out $(DEMO_RUN) --force
 	$(BIN)/perfkit analyze $(DEMO_RUN)
 	$(BIN)/perfkit compare $(DEMO_RUN)
 	$(BIN)/perfkit report $(DEMO_RUN) -o $(DEMO_RUN)/report.html --force
+	@echo "The report is $(DEMO_RUN)/report.html: open it in a browser."
+	@echo "Next: $(BIN)/perfkit predict llama-3.3-70b --gpu h200-sxm --tp 2 --pp 1,2,3 --batch 1,8,32"
 
 test: $(VENV)/.installed  ## Pass the tests (stages the demo model first)
 	$(BIN)/perfkit fetch smollm2-135m-instruct

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from perfkit import __version__
-from perfkit.cli import analyze, calibrate, compare, fetch, memory, predict, run
+from perfkit.cli import analyze, calibrate, compare, fetch, memory, predict, report, run
 from perfkit.errors import PerfkitError
 
 INTERRUPTED = 130
@@ -49,6 +49,7 @@ def options(
 app.command("run")(run.command)
 app.command("analyze")(analyze.command)
 app.command("compare")(compare.command)
+app.command("report")(report.command)
 app.command("predict")(predict.command)
 app.command("memory")(memory.command)
 app.command("calibrate")(calibrate.command)

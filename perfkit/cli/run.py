@@ -88,6 +88,8 @@ def command(
         collectors_dir=collectors_dir,
         seed=seed,
     )
+    if plan.place.first:
+        story(f"{plan.summary} -> {plan.folder}")
     progress = Progress()
     outcome = execute(plan, progress.show)
     progress.end()

@@ -94,6 +94,8 @@ def nsys_import(probe: Probe) -> Finding:
         libraries += missing_libraries(probe.run(["ldd", importer]))
         names = sorted(set(libraries))
         found = f"{importer} does not start without {', '.join(names)}"
+        if unknown := [name for name in names if name not in LIBRARY_PACKAGES]:
+            return missing(f"{found} (find the package of {unknown[0]})", lost)
         return fixable(found, lost, library_fix(probe, names))
     if answer.code >= 124:
         return missing(f"{importer}: {answer.reason}", lost)
@@ -118,9 +120,7 @@ def missing_libraries(answer: Answer) -> list[str]:
 
 def library_fix(probe: Probe, libraries: list[str]) -> str:
     """The command that brings the libraries: as root by the package manager, else unpacked."""
-    debian, red_hat = zip(
-        *(LIBRARY_PACKAGES.get(name, (name, name)) for name in libraries), strict=True
-    )
+    debian, red_hat = zip(*(LIBRARY_PACKAGES[name] for name in libraries), strict=True)
     root = is_root(probe)
     if probe.which("apt-get") is None:
         return f"{'' if root else 'sudo '}dnf install -y {' '.join(sorted(set(red_hat)))}"
@@ -208,4 +208,4 @@ def is_root(probe: Probe) -> bool:
 
 def has_capability(probe: Probe, number: int) -> bool:
     held = re.search(r"^CapEff:\s+([0-9a-f]+)", probe.read("/proc/self/status") or "", re.M)
-    return bool(held) and bool(int(held[1], 16) >> number & 1) if held else False
+    return held is not None and bool(int(held[1], 16) >> number & 1)

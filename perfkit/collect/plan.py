@@ -37,6 +37,15 @@ class RunPlan:
     profile_ranks: str | None = None
     task: str = "inference"
 
+    @property
+    def summary(self) -> str:
+        """What will run, in one line."""
+        s = self.settings
+        return (
+            f"{s.model_id}: TP {s.tp} x PP {s.pp} on {s.num_ranks} {s.device} rank(s), batch "
+            f"{s.batch} in {s.microbatches} microbatch(es), {s.dtype}"
+        )
+
 
 def plan_run(
     *,

@@ -16,9 +16,11 @@ from perfkit.errors import ConfigError
 from perfkit.ingest.frames import finding
 from perfkit.ingest.sacct_cells import LOCAL_TIME, NO_VALUE, UNFINISHED, UNREADABLE, numbers, whole
 
-FIELDS = tuple(
-    "JobID JobIDRaw JobName State ExitCode Submit Start End Elapsed Timelimit NNodes NTasks NCPUS "
-    "TotalCPU MaxRSS AveRSS ConsumedEnergyRaw AllocTRES NodeList".split()
+# What perfkit asks for; collectors/sacct.toml has the same list.
+FIELDS = (
+    *("JobID", "JobIDRaw", "JobName", "State", "ExitCode", "Submit", "Start", "End", "Elapsed"),
+    *("Timelimit", "NNodes", "NTasks", "NCPUS", "TotalCPU", "MaxRSS", "AveRSS"),
+    *("ConsumedEnergyRaw", "AllocTRES", "NodeList"),
 )
 
 JOBS = pl.Schema(
@@ -182,7 +184,7 @@ def _findings(
     source: str, broken: int, jobs: pl.DataFrame, sources: pl.DataFrame
 ) -> list[dict[str, Any]]:
     """What was wrong with the file, for the quality table."""
-    name = Path(source).name
+    source = "/".join(Path(source).parts[-2:])
     unreadable = sources.filter(pl.col("source").str.starts_with(UNREADABLE))["source"].to_list()
     local = sources.filter(pl.col("source") == LOCAL_TIME).height
     running = jobs.filter(pl.col("state").is_in(UNFINISHED))["row_id"].to_list()
@@ -201,12 +203,12 @@ def _findings(
         ("sacct-no-rows", int(jobs.is_empty()), "no row: the job is unknown or not yet recorded"),
     ]
     found = [
-        finding(code, f"{name}: {text}", source=source, count=count)
+        finding(code, f"{source}: {text}", source=source, count=count)
         for code, count, text in said
         if count
     ]
     if local:
-        text = f"{name}: times are local and the cluster's offset from UTC is not known: left out"
+        text = f"{source}: times are local and the cluster's offset from UTC is not known: left out"
         found.append(
             finding("sacct-local-times", text, source=source, count=local, severity="info")
         )

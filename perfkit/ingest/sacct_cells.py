@@ -1,6 +1,7 @@
 """One row of sacct: each cell as a number with its source, or None with the reason.
 
-A false zero is worse than a gap: what Slurm did not sample, and energy that no plugin read, is None.
+A false zero is worse than a gap: what Slurm did not sample is None, and so is energy that no plugin
+read.
 """
 
 import re
