@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
+from typing import Any
 
 from perfkit.collect.doctor_probe import Answer, Finding, Probe, fixable, missing, ok
 
@@ -66,7 +67,8 @@ def _elsewhere(probe: Probe, found: str, lost: str) -> Finding:
     """No GPU here; on a login node of a cluster that has some, say how to ask there."""
     if "SLURM_JOB_ID" not in probe.environ and probe.which("srun") and probe.which("sinfo"):
         rows = (line.split("|") for line in probe.run(SLURM_GRES).out.splitlines())
-        parts = [row[0].rstrip("*") for row in rows if len(row) == 3 and "gpu" in row[2]]
+        named = (row[0].rstrip("*") for row in rows if len(row) == 3 and "gpu" in row[2])
+        parts = list(dict.fromkeys(named))
         if parts:
             fix = f"srun --partition={parts[0]} --gres=gpu:1 perfkit doctor"
             return fixable(f"{found}; the GPUs are in partition {', '.join(parts)}", lost, fix)
@@ -160,13 +162,13 @@ def nccl(probe: Probe) -> Finding:
     return ok(f"{name} {'.'.join(str(part) for part in facts['nccl'])}")
 
 
-def _build(facts: dict[str, object]) -> str:
+def _build(facts: dict[str, Any]) -> str:
     if facts["hip"]:
         return f"ROCm {facts['hip']}"
     return f"CUDA {facts['cuda']}" if facts["cuda"] else "CPU only"
 
 
-def torch_facts(probe: Probe) -> tuple[dict[str, object] | None, str]:
+def torch_facts(probe: Probe) -> tuple[dict[str, Any] | None, str]:
     """What torch says of itself, and its last warning; None when it could not be asked."""
     answer = probe.run([sys.executable, "-c", TORCH_QUESTION], TORCH_TIMEOUT_S)
     lines = answer.out.strip().splitlines()

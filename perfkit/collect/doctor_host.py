@@ -1,5 +1,6 @@
 """Doctor's checks of the host: the output folder's file system, memory, cores, limits, cache."""
 
+import os
 import re
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def file_locks(probe: Probe) -> Finding:
 def existing(folder: Path) -> Path:
     """The folder, or its nearest parent that exists."""
     folder = folder.expanduser().absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    return next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
 
 
 def file_system(probe: Probe, folder: Path) -> str:
@@ -131,8 +132,12 @@ def cores(probe: Probe) -> Finding:
     if usable > 1:
         return ok(found)
     lost = "parallel CPU ranks and fast launches: all share one core"
+    if probe.environ.get("SLURM_CPUS_PER_TASK", "1") != "1":
+        # Since Slurm 22.05 a step does not inherit its job's --cpus-per-task.
+        fix = "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"
+        return fixable(f"{found}, the job has more per task", lost, fix)
     if "SLURM_JOB_ID" in probe.environ:
-        return fixable(found, lost, "srun --cpus-per-task=8 perfkit doctor")
+        found += " (ask for more with --cpus-per-task)"
     return missing(found, lost)
 
 
@@ -172,7 +177,7 @@ def memory(probe: Probe) -> Finding:
         return ok(found)
     lost = "several ranks: each takes part of a GiB before its weights, then is killed (exit -9)"
     if "SLURM_JOB_ID" in probe.environ:
-        return fixable(found, lost, "srun --mem=16G perfkit doctor")
+        found += "; ask for more with --mem"
     return missing(found, lost)
 
 

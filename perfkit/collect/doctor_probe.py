@@ -1,7 +1,7 @@
-"""What a check of `perfkit doctor` may ask of this machine, behind one object. Standard library only.
+"""What a check of `perfkit doctor` may ask of this machine, behind one object.
 
-Every question has a time limit: a tool that hangs costs its own line, never the command. Tests give
-the checks recorded answers by overriding the methods.
+Every question has a time limit: a tool that hangs costs its own line, never the command. Tests
+give the checks recorded answers by overriding the methods. Standard library only.
 """
 
 import contextlib
@@ -191,6 +191,7 @@ def _abandon(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=0.5)
+    process.poll()
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()

@@ -128,8 +128,8 @@ def library_fix(probe: Probe, libraries: list[str]) -> str:
     if root:
         return f"apt-get install -y {packages}"
     return (
-        f"mkdir -p {OWN_LIBRARIES} && cd {OWN_LIBRARIES} && apt-get download {packages} && "
-        "for d in *.deb; do dpkg -x $d .; done; "
+        f"mkdir -p {OWN_LIBRARIES} && (cd {OWN_LIBRARIES} && apt-get download {packages} && "
+        "for d in *.deb; do dpkg -x $d .; done) && "
         f"export LD_LIBRARY_PATH={OWN_LIBRARIES}/usr/lib/$(uname -m)-linux-gnu:$LD_LIBRARY_PATH"
     )
 
@@ -190,7 +190,8 @@ def sort_events(text: str) -> tuple[list[str], list[str]]:
 
     Without kernel access perf counts `context-switches:u`, which is always 0: a false zero.
     """
-    counted, not_counted = [], []
+    counted: list[str] = []
+    not_counted: list[str] = []
     for line in text.splitlines():
         cells = line.split(",")
         if len(cells) < 4:

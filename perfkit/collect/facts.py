@@ -5,6 +5,7 @@ import os
 import platform
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def host_facts() -> dict[str, Any]:
     """Processor, cores usable by this process, memory, kernel and GPUs of this host."""
     return {
         "host": socket.gethostname(),
+        "utc_offset_s": time.localtime().tm_gmtoff,
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "memory_bytes": memory_bytes(),

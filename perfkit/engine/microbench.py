@@ -38,7 +38,7 @@ TINY: dict[str, Any] = {
     "num_key_value_heads": 2,
 }
 MIN_SECONDS, MAX_REPEATS = 0.05, 50
-COLLECTIVE_REPEATS = 40
+COLLECTIVE_WARM, COLLECTIVE_REPEATS = 3, 100
 DECODE_STEPS = 40
 
 
@@ -73,6 +73,8 @@ class Bench:
     def __init__(self, topology: Topology, dtype: torch.dtype) -> None:
         self.topology, self.dtype, self.device = topology, dtype, topology.device
         self.gpu = self.device.type == "cuda"
+        # About half a layer of a small model in decode.
+        self.weight, self.rows = torch.ones(1024, 1024), torch.ones(4, 1024)
 
     def compute(self, active: int) -> list[dict[str, Any]]:
         """Linear layers, copies and dispatches while `active` ranks do the same."""
@@ -174,19 +176,25 @@ class Bench:
         return statistics.median(times)
 
     def mean_seconds(self, work: Callable[[], Any]) -> float:
-        """Mean seconds of one call that several ranks make together.
+        """Mean seconds of one call that several ranks make together, on a machine that is busy.
 
         The mean, not the median: where ranks share cores, one call in ten waits for a time slice
-        and takes most of the time, and a decode step adds up many calls.
+        and takes most of the time, and a decode step adds up many calls. For the same reason a
+        CPU rank computes between two calls, as it does between the two of a layer.
         """
-        for _ in range(3):
-            work()
-        self.finish()
-        start = time.perf_counter()
-        for _ in range(COLLECTIVE_REPEATS):
+        total_s = 0.0
+        for number in range(COLLECTIVE_WARM + COLLECTIVE_REPEATS):
+            self.compute_a_little()
+            start = time.perf_counter()
             work()
             self.finish()
-        return (time.perf_counter() - start) / COLLECTIVE_REPEATS
+            if number >= COLLECTIVE_WARM:
+                total_s += time.perf_counter() - start
+        return total_s / COLLECTIVE_REPEATS
+
+    def compute_a_little(self) -> None:
+        if not self.gpu:
+            functional.linear(self.rows, self.weight)
 
     def finish(self) -> None:
         if self.gpu:

@@ -41,6 +41,7 @@ NEVER_RAN = "the counter never ran"
 NO_PARTS = {"cpu", "core", "socket", "die", "node", "thread", "cluster", "cache"}
 
 Counter = dict[str, Any]
+"""value, unit, event, runtime, running, metric, metric_unit, until: as perf writes them"""
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 NOT_JSON = re.compile(r":\s*-?(?:nan|inf)\b")
@@ -61,8 +62,7 @@ def read_perf_stat(path: Path, rank: int) -> tuple[pl.DataFrame, list[dict[str, 
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     source = f"ranks/{rank:04d}/{path.name}"
     lines = [line for line in text.splitlines() if line.strip() and not ELAPSED.fullmatch(line)]
-    read = [_counter(line) for line in lines]
-    rows = [_row(rank, counter) for counter in read if counter is not None]
+    rows = [row for line in lines if (row := read_counter(line, rank)) is not None]
     if lines and not rows:
         raise ConfigError(
             f"{path} is no output of perf stat: its first line is {lines[0][:80]!r}. "
@@ -73,11 +73,13 @@ def read_perf_stat(path: Path, rank: int) -> tuple[pl.DataFrame, list[dict[str, 
     )
 
 
-def _counter(line: str) -> Counter | None:
-    """value, unit, event, running, metric ... as texts; None when the line holds no counter."""
+def read_counter(line: str, rank: int) -> dict[str, Any] | None:
+    """One row of COUNTERS; None when the line holds no counter of the whole rank."""
     if line.lstrip().startswith("{"):
-        return _from_json(line)
-    return (_from_cells(line) if "," in line else None) or _from_plain(line)
+        counter = _from_json(line)
+    else:
+        counter = (_from_cells(line) if "," in line else None) or _from_plain(line)
+    return None if counter is None else _row(rank, counter)
 
 
 def _from_json(line: str) -> Counter | None:
@@ -103,6 +105,8 @@ def _from_cells(line: str) -> Counter | None:
     """[time,] value, unit, event, [stddev%,] runtime, running, metric, metric unit."""
     cells = _events_joined([cell.strip() for cell in line.split(",")])
     until = cells.pop(0) if len(cells) > 3 and _is_value(cells[1]) else None
+    if until is not None and not _is_value(until):
+        return None  # CPU0, S0: a part of the machine
     if len(cells) > 3 and cells[3].endswith("%"):
         del cells[3]
     if len(cells) < 5 or not _is_value(cells[0]) or not cells[2] or _is_value(cells[2]):

@@ -38,6 +38,8 @@ def numbers(
     """Every number of a row of JOBS; `cells` are texts by field name in lower case."""
     unfinished = state in UNFINISHED
     elapsed, gpus = read(cells, "Elapsed", duration_s), read_gpus(cells)
+    if unfinished and elapsed[0] == 0:
+        elapsed = None, "not measured: it had not started"
 
     def usage(field: str, parse: Callable[[str], Any]) -> Read:
         return _usage(read(cells, field, parse), unfinished)
@@ -48,14 +50,14 @@ def numbers(
         return usage(field, memory_bytes)
 
     return {
-        "num_nodes": read(cells, "NNodes", whole, tres="node"),
-        "num_tasks": read(cells, "NTasks", whole),
-        "num_cpus": read(cells, "NCPUS", whole, tres="cpu"),
+        "num_nodes": _recorded(read(cells, "NNodes", whole, tres="node")),
+        "num_tasks": _recorded(read(cells, "NTasks", whole)),
+        "num_cpus": _recorded(read(cells, "NCPUS", whole, tres="cpu")),
         "submit": read_time(cells, "Submit", utc_offset_s),
         "start": read_time(cells, "Start", utc_offset_s),
         "end": read_time(cells, "End", utc_offset_s),
         "elapsed_s": elapsed,
-        "time_limit_s": read(cells, "Timelimit", duration_s),
+        "time_limit_s": _recorded(read(cells, "Timelimit", duration_s)),
         "cpu_time_s": usage("TotalCPU", duration_s),
         "max_rss_bytes": rss("MaxRSS"),
         "ave_rss_bytes": rss("AveRSS"),
@@ -85,6 +87,11 @@ def read_time(cells: Mapping[str, str], field: str, utc_offset_s: int | None) ->
     if value is None and utc_time(cells.get(field.lower(), ""), 0) is not None:
         return None, LOCAL_TIME
     return value, why
+
+
+def _recorded(found: Read) -> Read:
+    """A job that just started reads 0 nodes, 0 CPUs and no time limit for some seconds."""
+    return (None, "not measured: sacct reads 0, not yet recorded") if found[0] == 0 else found
 
 
 def _usage(found: Read, unfinished: bool) -> Read:
