@@ -101,7 +101,8 @@ def with_eos(case: dict[str, Any]) -> dict[str, Any]:
     return {**case, "eos": sorted({tokens[0][4], tokens[2][7]})}
 
 
-def all_cases(tiny_models: dict[str, Path], smollm2: Path) -> list[dict[str, Any]]:
+def tiny_cases(tiny_models: dict[str, Path]) -> list[dict[str, Any]]:
+    """Every family; tied and untied; 1, 2 and 4 microbatches; padding; ends in the middle."""
     families = [a_case(folder, prompts=PADDED, microbatches=2) for folder in tiny_models.values()]
     main = [
         a_case(tiny_models[name], prompts=prompts, microbatches=m)
@@ -109,24 +110,36 @@ def all_cases(tiny_models: dict[str, Path], smollm2: Path) -> list[dict[str, Any
         for m in (1, 2, 4)
         for prompts in (SAME_LENGTH, PADDED)
     ]
-    endings = [
-        with_eos(a_case(tiny_models["llama-untied"], prompts=PADDED, microbatches=m))
-        for m in (1, 2, 4)
-    ]
-    real = [a_case(smollm2, prompts=PADDED, microbatches=m, new_tokens=8) for m in (1, 2, 4)]
-    real += [with_eos(a_case(smollm2, prompts=PADDED, microbatches=2, new_tokens=8))]
-    return [*families, *main, *endings, *real]
+    untied = tiny_models["llama-untied"]
+    endings = [with_eos(a_case(untied, prompts=PADDED, microbatches=m)) for m in (1, 2, 4)]
+    return [*families, *main, *endings]
 
 
-@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
-def test_tokens_equal_generate(
-    tp: int, pp: int, tmp_path: Path, tiny_models: dict[str, Path], smollm2: Path
-) -> None:
-    cases = all_cases(tiny_models, smollm2)
+def demo_cases(folder: Path) -> list[dict[str, Any]]:
+    """The same with real weights."""
+    cases = [a_case(folder, prompts=PADDED, microbatches=m, new_tokens=8) for m in (1, 2, 4)]
+    return [*cases, with_eos(cases[1])]
+
+
+def assert_same_tokens(tmp_path: Path, tp: int, pp: int, cases: list[dict[str, Any]]) -> None:
     found = engine_tokens(tmp_path, tp, pp, cases)
     for case, tokens in zip(cases, found, strict=True):
         label = f"{Path(case['folder']).name} M={case['microbatches']} eos={case['eos']}"
         assert tokens == reference_tokens(case), label
+
+
+@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
+def test_tokens_equal_generate(
+    tp: int, pp: int, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    assert_same_tokens(tmp_path, tp, pp, tiny_cases(tiny_models))
+
+
+@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
+def test_tokens_of_the_demo_model_equal_generate(
+    tp: int, pp: int, tmp_path: Path, smollm2: Path
+) -> None:
+    assert_same_tokens(tmp_path, tp, pp, demo_cases(smollm2))
 
 
 def test_uneven_split_and_three_stages(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
