@@ -232,6 +232,7 @@ name_hosts() {
   local i
   [ -w /etc/hosts ] || die "/etc/hosts is not writable, and the nodes need names. Make it writable"
   forget_hosts
+  [ -z "$(tail -c 1 /etc/hosts)" ] || echo >>/etc/hosts # a last line without its end
   for ((i = 0; i < NODES; i++)); do echo "$(address "$i") node$i $HOSTS_MARK" >>/etc/hosts; done
 }
 

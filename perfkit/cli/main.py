@@ -9,7 +9,7 @@ import sys
 import typer
 
 from perfkit import __version__
-from perfkit.cli import analyze, calibrate, compare, fetch, memory, predict, report, run
+from perfkit.cli import analyze, calibrate, compare, doctor, fetch, memory, predict, report, run
 from perfkit.errors import PerfkitError
 
 INTERRUPTED = 130
@@ -52,6 +52,7 @@ app.command("compare")(compare.command)
 app.command("report")(report.command)
 app.command("predict")(predict.command)
 app.command("memory")(memory.command)
+app.command("doctor")(doctor.command)
 app.command("calibrate")(calibrate.command)
 app.command("fetch")(fetch.command)
 

@@ -153,8 +153,7 @@ def probe(collector: Collector, environ: Mapping[str, str]) -> Probed:
     if program is None:
         names = " or ".join(collector.program["names"])
         return Probed(collector=collector, missing=f"{names} was not found on this node")
-    answer = run_quietly(fill(collector.program.get("version", ()), {"program": program}))
-    version = answer.splitlines()[0].strip() if answer and answer.strip() else None
+    version = version_of(collector, program)
     items, dropped = probe_items(collector, program)
     if collector.probe and not items:
         return Probed(
@@ -167,6 +166,14 @@ def probe(collector: Collector, environ: Mapping[str, str]) -> Probed:
     return Probed(
         collector=collector, program=program, version=version, items=items, dropped=dropped
     )
+
+
+def version_of(collector: Collector, program: str) -> str | None:
+    """The first line of what the program says of its version; None when it says nothing."""
+    if "version" not in collector.program:
+        return None
+    answer = (run_quietly(fill(collector.program["version"], {"program": program})) or "").strip()
+    return answer.splitlines()[0] if answer else None
 
 
 def _unmet_need(collector: Collector, environ: Mapping[str, str]) -> str | None:

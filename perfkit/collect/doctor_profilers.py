@@ -17,13 +17,18 @@ NSYS_ELSEWHERE = (
     "/opt/nvidia/nsight-compute/*/host/target-linux-*/nsys",
     "/usr/local/cuda*/nsight-compute*/host/target-linux-*/nsys",
 )
-IMPORTERS_ELSEWHERE = ("/opt/nvidia/nsight-systems/*/host*/QdstrmImporter",)
+# What the nsys script in a CUDA toolkit's bin folder leads to.
+TOOLKIT_IMPORTERS = (
+    "/opt/nvidia/nsight-systems/*/host*/QdstrmImporter",
+    "/usr/local/cuda*/nsight-systems*/host*/QdstrmImporter",
+)
 
 # Debian package (Ubuntu's is the same), then Fedora and Red Hat package, of a library.
 LIBRARY_PACKAGES = {
     "libdw.so.1": ("libdw1", "elfutils-libs"),
     "libelf.so.1": ("libelf1", "elfutils-libelf"),
     "libpfm.so.4": ("libpfm4", "libpfm"),
+    "libssh.so": ("libssh-4", "libssh"),  # Debian's nsight-systems links it so
     "libssh.so.4": ("libssh-4", "libssh"),
     "libnuma.so.1": ("libnuma1", "numactl-libs"),
     "libibverbs.so.1": ("libibverbs1", "libibverbs"),
@@ -86,7 +91,7 @@ def nsys_import(probe: Probe) -> Finding:
     path, _ = find_nsys(probe)
     if path is None:
         return missing("no nsys here", lost)
-    importer = find_importer(probe, path)
+    importer, link = find_importer(probe, path)
     if importer is None:
         return missing(f"no QdstrmImporter in the folders beside {path}", lost)
     answer = probe.run([importer, "--version"])
@@ -99,17 +104,29 @@ def nsys_import(probe: Probe) -> Finding:
         return fixable(found, lost, library_fix(probe, names))
     if answer.code >= 124:
         return missing(f"{importer}: {answer.reason}", lost)
+    if link:
+        return fixable(f"{importer} starts, but nsys does not look there", lost, link)
     # Another code only means that this version has no --version: it did start.
     return ok(f"{importer} starts")
 
 
-def find_importer(probe: Probe, nsys_path: str) -> str | None:
-    """QdstrmImporter in a sibling of the folder that really holds nsys, whatever it is called."""
+def find_importer(probe: Probe, nsys_path: str) -> tuple[str | None, str | None]:
+    """(QdstrmImporter, the link to make before nsys finds it).
+
+    nsys looks in the siblings of the folder that really holds it. Debian puts the importer in
+    /usr/lib/nsight-systems and nsys in /usr/lib/x86_64-linux-gnu/nsight-systems: seen with
+    2022.4.2, which then leaves a .qdstrm.
+    """
     install = PurePosixPath(probe.resolve(nsys_path)).parent.parent
-    for pattern in (f"{install}/*/QdstrmImporter", *IMPORTERS_ELSEWHERE):
-        if paths := probe.glob(pattern):
-            return paths[0]
-    return None
+    if paths := probe.glob(f"{install}/*/QdstrmImporter"):
+        return paths[0], None
+    if paths := probe.glob(f"{install.parent.parent}/nsight-systems/host*/QdstrmImporter"):
+        sudo = "" if is_root(probe) else "sudo "
+        return paths[0], f"{sudo}ln -s {PurePosixPath(paths[0]).parent} {install}/"
+    toolkit = [path for pattern in TOOLKIT_IMPORTERS for path in probe.glob(pattern)]
+    if toolkit and PurePosixPath(nsys_path).parent.name == "bin":
+        return toolkit[0], None
+    return None, None
 
 
 def missing_libraries(answer: Answer) -> list[str]:

@@ -46,7 +46,8 @@ def watch(folder: Path, command: Sequence[str]) -> int:
         signal.signal(number, lambda *_ignored: None)
     started_ns = time.time_ns()
     try:
-        process = subprocess.Popen(command, preexec_fn=die_with_parent)
+        # The progress pipe and whatever a profiler opened stay open for the program.
+        process = subprocess.Popen(command, preexec_fn=die_with_parent, close_fds=False)
     except OSError as error:
         sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
         _write(folder, {"pid": None, "exit_code": NOT_STARTED, "signal": None})

@@ -5,6 +5,7 @@ Renderers take an Analysis and return text. Exact ns are in JSON and CSV, rounde
 
 import polars as pl
 
+from perfkit.report.collected import sections
 from perfkit.report.tables import Column, render
 from perfkit.timeline.analysis import Analysis
 from perfkit.timeline.windows import WHOLE
@@ -81,6 +82,7 @@ def text(analysis: Analysis, fmt: str, top: int) -> str:
         parts += [ratio_line(analysis), ""]
     if not analysis.split.is_empty():
         parts += [split_text(analysis, fmt), *legend(analysis), ""]
+    parts += sections(analysis.collected, fmt)
     if top and not analysis.operations.is_empty():
         parts += [render(top_operations(analysis, top), OPERATION_COLUMNS, fmt)]
         parts += [render(analysis.collectives, COLLECTIVE_COLUMNS, fmt)]

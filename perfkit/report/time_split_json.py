@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from perfkit.timeline.analysis import Analysis
+from perfkit.timeline.analysis import COLLECTED, Analysis
 from perfkit.timeline.split import SPLIT
 from perfkit.timeline.windows import WHOLE
 
@@ -22,6 +22,7 @@ def document(analysis: Analysis) -> dict[str, Any]:
         "measures": measures(analysis),
         "missing_traces": list(analysis.missing_traces),
         "missing_timers": list(analysis.missing_timers),
+        **{name: getattr(analysis.collected, name).to_dicts() for name in COLLECTED},
         "warnings": analysis.warnings,
     }
 

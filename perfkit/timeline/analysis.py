@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from perfkit.errors import ConfigError
+from perfkit.ingest.collected import Collected, nothing, read_collected
 from perfkit.ingest.frames import ACTIVITIES, QUALITY, RANGES, finding
 from perfkit.ingest.kineto import Trace, read_kineto
 from perfkit.ingest.timers import (
@@ -35,6 +36,7 @@ from perfkit.timeline.split import split_table
 from perfkit.timeline.windows import WHOLE, inside_whole
 
 KINETO = "kineto.json.gz"
+COLLECTED = ("processes", "counters", "gpus", "jobs")
 TABLES = (
     "timers",
     "measures",
@@ -75,6 +77,8 @@ class Analysis:
     """perfkit.timeline.operations.FAMILIES"""
     collectives: pl.DataFrame
     """perfkit.timeline.operations.COLLECTIVES"""
+    collected: Collected
+    """perfkit.ingest.collected: processes, counters, gpus, jobs"""
     quality: pl.DataFrame
     """perfkit.ingest.frames.QUALITY"""
     ranks: tuple[int, ...]
@@ -112,8 +116,10 @@ def analyze_run(path: Path) -> Analysis:
     findings += trace_findings(ranks, missing, found)
     measures = measure_passes(timers, _last_stage(run, timers))
     findings += measure_findings(measures)
+    offset_s = run.get("hardware", {}).get("utc_offset_s")
+    collected = read_collected(folder, ranks, offset_s, findings)
     return _assemble(
-        path, run, read, findings, timers, measures, ranks, missing, tuple(missing_timers)
+        path, run, read, findings, timers, measures, collected, ranks, missing, missing_timers
     )
 
 
@@ -133,7 +139,16 @@ def analyze_traces(paths: Sequence[Path]) -> Analysis:
         findings.append(finding("missing-trace", text, count=len(missing)))
     timers = empty()
     return _assemble(
-        files[0], {}, read, findings, timers, measure_passes(timers, 0), ranks, missing, ()
+        files[0],
+        {},
+        read,
+        findings,
+        timers,
+        measure_passes(timers, 0),
+        nothing(),
+        ranks,
+        missing,
+        (),
     )
 
 
@@ -165,6 +180,8 @@ def write_tables(analysis: Analysis, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name in TABLES:
             getattr(analysis, name).write_parquet(folder / f"{name}.parquet")
+        for name in COLLECTED:
+            getattr(analysis.collected, name).write_parquet(folder / f"{name}.parquet")
     except OSError as error:
         raise ConfigError(
             f"cannot write the tables to {folder}: {error.strerror}. "
@@ -180,9 +197,10 @@ def _assemble(
     findings: list[dict[str, Any]],
     timers: pl.DataFrame,
     measures: pl.DataFrame,
+    collected: Collected,
     ranks: tuple[int, ...],
     missing_traces: tuple[int, ...],
-    missing_timers: tuple[int, ...],
+    missing_timers: Sequence[int],
 ) -> Analysis:
     activities = pl.concat([pl.DataFrame(schema=ACTIVITIES), *(t.activities for t in read)])
     ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in read)])
@@ -201,10 +219,11 @@ def _assemble(
         operations=operations,
         families=families_table(inside),
         collectives=collectives_table(inside),
+        collected=collected,
         quality=pl.DataFrame(findings, schema=QUALITY),
         ranks=ranks,
         missing_traces=missing_traces,
-        missing_timers=missing_timers,
+        missing_timers=tuple(missing_timers),
         profiler_ratio=profiler_ratio(measures),
     )
 

@@ -40,7 +40,7 @@ def trace_findings(
     if not found:
         text = (
             "the split was not measured: no rank left a trace. `perfkit run` records one in a "
-            "captured pass after the timed ones, unless it is told --no-kineto"
+            "captured pass after the timed ones, unless --collect leaves kineto out"
         )
         return [finding("no-trace", text, count=len(ranks))]
     if not missing:

@@ -376,13 +376,26 @@ def test_an_importer_that_starts_is_ok_even_without_a_version_option() -> None:
     assert profilers.nsys_import(with_hidden_nsys(hung)).state == "missing"
 
 
-def test_the_importer_is_found_beside_the_real_nsys() -> None:
-    """Debian links /usr/bin/nsys to the install folder."""
+def test_debians_importer_is_where_nsys_does_not_look() -> None:
+    """nsight-systems 2022.4.2 of Debian 12: it records, and leaves a .qdstrm."""
+    importer = "/usr/lib/nsight-systems/host-linux-x64/QdstrmImporter"
+    real = "/usr/lib/x86_64-linux-gnu/nsight-systems"
     probe = Recorded(
-        links={"/usr/bin/nsys": "/usr/lib/nsight-systems/target-linux-x64/nsys"},
-        paths={"/usr/lib/nsight-systems/*/QdstrmImporter": ["/usr/lib/x/QdstrmImporter"]},
+        programs={"nsys": "/usr/bin/nsys"},
+        links={"/usr/bin/nsys": f"{real}/target-linux-x64/nsys"},
+        paths={"/usr/lib/nsight-systems/host*/QdstrmImporter": [importer]},
+        commands={importer: Answer(0, "NVIDIA Nsight Systems 2022.4.2.1-df9881f\n")},
     )
-    assert profilers.find_importer(probe, "/usr/bin/nsys") == "/usr/lib/x/QdstrmImporter"
+    finding = profilers.nsys_import(probe)
+    assert finding.state == "fixable"
+    assert finding.fix == f"sudo ln -s /usr/lib/nsight-systems/host-linux-x64 {real}/"
+
+
+def test_the_script_of_a_cuda_toolkit_leads_to_the_newest_install() -> None:
+    importer = "/opt/nvidia/nsight-systems/2025.1.3/host-linux-x64/QdstrmImporter"
+    paths = {"/opt/nvidia/nsight-systems/*/host*/QdstrmImporter": [importer]}
+    found = profilers.find_importer(Recorded(paths=paths), "/usr/local/cuda-12.8/bin/nsys")
+    assert found == (importer, None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from run_builder import KINETO, a_run
 
 from perfkit.errors import ConfigError
-from perfkit.timeline.analysis import TABLES, analyze_run, analyze_traces, write_tables
+from perfkit.timeline.analysis import COLLECTED, TABLES, analyze_run, analyze_traces, write_tables
 from perfkit.timeline.split import SPLIT
 
 HANDMADE = KINETO / "handmade-gpu.json"
@@ -108,9 +108,11 @@ def test_a_rank_that_left_no_status_is_a_finding(tmp_path: Path) -> None:
 def test_tables_are_written_with_their_declared_columns(tmp_path: Path) -> None:
     found = analyze_run(a_run(tmp_path / "run"))
     folder = write_tables(found, tmp_path / "run" / "tables")
-    assert sorted(path.stem for path in folder.iterdir()) == sorted(TABLES)
+    assert sorted(path.stem for path in folder.iterdir()) == sorted((*TABLES, *COLLECTED))
     for name in TABLES:
         assert pl.read_parquet(folder / f"{name}.parquet").equals(getattr(found, name))
+    for name in COLLECTED:
+        assert pl.read_parquet(folder / f"{name}.parquet").equals(getattr(found.collected, name))
 
 
 def test_a_file_of_one_rank_says_which_ranks_are_missing() -> None:
