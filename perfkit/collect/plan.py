@@ -1,6 +1,8 @@
 """Everything about a run that can be wrong is found here, before anything is written."""
 
+import importlib.util
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from perfkit.collect.wrapping import parse_ranks
 from perfkit.engine.checkpoint import check_shapes, read_checkpoint
 from perfkit.engine.models import LocalModel, find_model
 from perfkit.engine.prompts import read_prompts
-from perfkit.errors import ConfigError
+from perfkit.errors import ConfigError, ToolMissing
 from perfkit.predict.spec import ModelSpec, spec_from_config
 from perfkit.predict.tensors import check_layout, tensors
 
@@ -69,6 +71,7 @@ def plan_run(
     **rest: Any,
 ) -> RunPlan:
     """Resolve and check what the user asked for; ConfigError says what to change."""
+    check_packages(tp)
     device, dtype = resolve_device(device, dtype)
     one_of("--load", load, LOADS)
     found = find_model(model, models_dir, weights=load == "safetensors")
@@ -119,6 +122,7 @@ def plan_calibration(
     *, tp: int, pp: int, dtype: str | None, device: str | None, command: Sequence[str]
 ) -> RunPlan:
     """The microbenchmark as a run; its folder is where the calibration is kept."""
+    check_packages(tp)
     device, dtype = resolve_device(device, dtype)
     place = find_place(tp * pp, os.environ)
     if device == "cuda":
@@ -134,6 +138,17 @@ def plan_calibration(
     )
     folder = folder_for(settings, device_name(device, host_facts()))
     return RunPlan(settings, {}, place, folder, True, tuple(command), task="calibration")
+
+
+def check_packages(tp: int) -> None:
+    """ToolMissing, before anything is written, when the engine cannot be imported here."""
+    needed = ["torch", "transformers", "safetensors", *(["deepspeed"] if tp > 1 else [])]
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ToolMissing(
+            f"{' and '.join(missing)} cannot be imported by {sys.executable}. On a cluster load "
+            "the module or container that has your torch; then: pip install 'perfkit[run]'",
+        )
 
 
 def resolve_device(device: str | None, dtype: str | None) -> tuple[str, str]:

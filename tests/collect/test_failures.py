@@ -257,3 +257,19 @@ def test_ranks_that_do_not_match_srun_are_refused(tiny: Path, tmp_path: Path) ->
     )
     assert done.returncode == 2
     assert "srun started 3 tasks, but tp * pp = 2" in done.stderr
+
+
+def test_without_torch_a_run_says_what_to_install(tiny: Path, tmp_path: Path) -> None:
+    """A light install on a login node: the interpreter sees perfkit but none of the engine."""
+    blocked = tmp_path / "site"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(
+        "import importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
+    )
+    done = perfkit("run", tiny, "--out", tmp_path / "run", PYTHONPATH=str(blocked))
+    assert done.returncode == 4
+    assert "torch cannot be imported" in done.stderr
+    assert "pip install 'perfkit[run]'" in done.stderr
+    assert not (tmp_path / "run").exists()
