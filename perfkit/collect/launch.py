@@ -42,7 +42,9 @@ class Place:
 def find_place(num_ranks: int, environ: Mapping[str, str]) -> Place:
     """This process's place from SLURM_* variables, or all `num_ranks` ranks here."""
     tasks = int(environ.get("SLURM_NTASKS", "1"))
-    if "SLURM_PROCID" not in environ or (tasks == 1 and num_ranks > 1):
+    # Only srun sets a step; a batch script has SLURM_PROCID and SLURM_NTASKS without being a task.
+    if "SLURM_STEP_ID" not in environ or (tasks == 1 and num_ranks > 1):
+        check_one_node(environ)
         return local_place(num_ranks)
     if tasks != num_ranks:
         raise ConfigError(
@@ -58,6 +60,16 @@ def find_place(num_ranks: int, environ: Mapping[str, str]) -> Place:
         launch_id=f"slurm-{job}.{step}",
         slurm=True,
     )
+
+
+def check_one_node(environ: Mapping[str, str]) -> None:
+    """ConfigError in a batch script of several nodes, where srun was forgotten."""
+    nodes = int(environ.get("SLURM_JOB_NUM_NODES", "1"))
+    if nodes > 1:
+        raise ConfigError(
+            f"this job has {nodes} nodes, but perfkit was not started by srun, so its ranks would "
+            "all run on this one. Use `srun perfkit run ...`, one task for each rank.",
+        )
 
 
 def local_place(num_ranks: int) -> Place:

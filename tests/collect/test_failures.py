@@ -251,6 +251,7 @@ def test_unsupported_models_are_refused_with_the_supported_list(
 def test_ranks_that_do_not_match_srun_are_refused(tiny: Path, tmp_path: Path) -> None:
     done = perfkit(
         *("run", tiny, "--tp", "2", "--out", tmp_path / "run"),
+        SLURM_STEP_ID="0",
         SLURM_PROCID="0",
         SLURM_LOCALID="0",
         SLURM_NTASKS="3",

@@ -37,6 +37,17 @@ def test_one_task_of_an_allocation_still_starts_every_rank_itself() -> None:
     assert place.ranks == (0, 1, 2, 3)
 
 
+def test_a_batch_script_on_one_node_starts_every_rank_itself() -> None:
+    batch = {key: value for key, value in STEP.items() if key != "SLURM_STEP_ID"}
+    assert find_place(4, {**batch, "SLURM_JOB_NUM_NODES": "1"}).ranks == (0, 1, 2, 3)
+
+
+def test_a_batch_script_on_several_nodes_is_told_to_use_srun() -> None:
+    batch = {key: value for key, value in STEP.items() if key != "SLURM_STEP_ID"}
+    with pytest.raises(ConfigError, match="Use `srun perfkit run"):
+        find_place(4, {**batch, "SLURM_JOB_NUM_NODES": "2"})
+
+
 def test_the_number_of_tasks_must_be_tp_times_pp() -> None:
     with pytest.raises(ConfigError, match=r"srun started 4 tasks, but tp \* pp = 8"):
         find_place(8, STEP)
