@@ -91,7 +91,7 @@ daemon() {
 no_answer() { # NAME LOG: the daemon's own last words are the best explanation
   say "$1 does not answer. The end of $2:"
   tail -n 8 "$2" >&2 2>/dev/null || true
-  die "if another program has its port, set PERFKIT_CLUSTER_PORT (now $PORT) and try again"
+  die "the whole logs are in $DIR/log. What was started stays, so that 'up' can go on; '$ME down' ends it"
 }
 
 # --- install -----------------------------------------------------------------------------------
@@ -155,6 +155,18 @@ check_reachable() {
     fi
     folder=$(dirname "$folder")
   done
+}
+check_port() { # NAME PORT: slurmdbd and slurmctld say nothing on stderr when their port is taken
+  pid_of "$1" >/dev/null && return 0
+  if (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null; then
+    die "port $2, for $1, is taken by another program. Set PERFKIT_CLUSTER_PORT (now $PORT) to another number"
+  fi
+}
+check_ports() {
+  local i
+  check_port slurmctld "$PORT"
+  check_port slurmdbd $((PORT + 1))
+  for ((i = 0; i < NODES; i++)); do check_port "slurmd.node$i" $((PORT + 10 + i)); done
 }
 make_folders() {
   local i
@@ -305,6 +317,7 @@ cmd_up() {
   done
   id slurm >/dev/null 2>&1 || die "there is no user 'slurm', which slurm's packages create. First: $ME install"
   check_reachable
+  check_ports
   make_folders
   configure
   name_hosts

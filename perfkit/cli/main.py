@@ -9,7 +9,18 @@ import sys
 import typer
 
 from perfkit import __version__
-from perfkit.cli import analyze, calibrate, compare, doctor, fetch, memory, predict, report, run
+from perfkit.cli import (
+    analyze,
+    calibrate,
+    collect,
+    compare,
+    doctor,
+    fetch,
+    memory,
+    predict,
+    report,
+    run,
+)
 from perfkit.errors import PerfkitError
 
 INTERRUPTED = 130
@@ -47,6 +58,7 @@ def options(
 
 
 app.command("run")(run.command)
+app.command("collect")(collect.command)
 app.command("analyze")(analyze.command)
 app.command("compare")(compare.command)
 app.command("report")(report.command)

@@ -101,7 +101,7 @@ def rank_environment(
 ) -> dict[str, str]:
     """The environment of one rank: torch.distributed's variables and its share of the cores."""
     local_id = place.local_ids[place.ranks.index(rank)]
-    threads = max(1, usable_cores() // (place.ranks_on_node if place.whole else 1))
+    threads = threads_of_rank(place, environ)
     ours = {
         "RANK": str(rank),
         "WORLD_SIZE": str(place.num_ranks),
@@ -119,6 +119,18 @@ def rank_environment(
         # gloo looks up the host name otherwise, which fails in containers without a resolver.
         defaults["GLOO_SOCKET_IFNAME"] = "lo"
     return {**defaults, **environ, **ours}
+
+
+def threads_of_rank(place: Place, environ: Mapping[str, str]) -> int:
+    """A rank's share of the cores: what Slurm gave each task, else an equal part of the node.
+
+    Not every site binds a task to its cores, so the affinity mask alone can be the whole node.
+    """
+    if place.whole:
+        return max(1, usable_cores() // place.ranks_on_node)
+    on_node = int(environ.get("SLURM_CPUS_ON_NODE", usable_cores()))
+    share = int(environ.get("SLURM_CPUS_PER_TASK", max(1, on_node // place.ranks_on_node)))
+    return min(share, usable_cores())
 
 
 def choose_master(place: Place, environ: Mapping[str, str]) -> tuple[str, int]:

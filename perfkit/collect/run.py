@@ -32,7 +32,7 @@ from perfkit.schema import RunFolder, read_json, write_json
 
 # How long the ranks of a Slurm step wait for rank 0 to create the run folder, and rank 0 at the
 # end for the others' status files, which may travel through a slow shared file system.
-JOIN_S, JOIN_POLL_S = 60.0, 0.2
+JOIN_S, JOIN_POLL_S, EMPTY_FOLDER_S = 60.0, 0.2, 5.0
 FINISH_S = 30.0
 # A profiler needs longer to write what it has when its rank is asked to end.
 HEAVY_GRACE_S = 20.0
@@ -145,13 +145,15 @@ def join(plan: RunPlan) -> dict[str, Any]:
         folder.root.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder.root, error) from error
-    deadline = time.monotonic() + JOIN_S
-    while time.monotonic() < deadline:
+    start = time.monotonic()
+    while time.monotonic() < start + JOIN_S:
         record = read_json(folder.run_json) if folder.run_json.is_file() else {}
         ours = record.get("launch_id") == launch_id
         if ours and "config" in record:
             return record
-        if record and not ours:
+        # An empty folder is either being made by rank 0 at this moment, or no run at all.
+        settled = time.monotonic() > start + EMPTY_FOLDER_S
+        if (record and not ours) or (settled and not record and folder.root.exists()):
             check_replaceable(folder, plan.force)
         time.sleep(JOIN_POLL_S)
     raise ConfigError(
@@ -327,7 +329,9 @@ def finish(folder: RunFolder, plan: RunPlan, record: dict[str, Any], outcome: Ou
     record["collectors"] = joined_states(plan.collectors, statuses)
     for collector in plan.collectors:
         if collector.scope == "job":
-            record["collectors"][collector.name] = ask_job(folder, collector, plan.explicit)
+            record["collectors"][collector.name] = ask_job(
+                folder, collector, plan.explicit, os.environ.get("SLURM_JOB_ID", "")
+            )
     record["warnings"] += collector_warnings(plan.collectors, record["collectors"])
     write_json(folder.run_json, record)
     (folder.root / FAILED_MARKER).unlink(missing_ok=True)
@@ -350,10 +354,17 @@ def joined_states(
     return joined
 
 
-def ask_job(folder: RunFolder, collector: Collector, explicit: bool) -> dict[str, Any]:
-    """A job-wide source, read until it has settled; partial when it had not."""
-    probed = probe(collector, os.environ)
-    complete, problem = (False, probed.missing) if probed.missing else settle(probed, folder.job)
+def ask_job(
+    folder: RunFolder, collector: Collector, explicit: bool, job_id: str, within_s: float = 0.0
+) -> dict[str, Any]:
+    """A job-wide source, read until it has settled; partial when it had not.
+
+    From inside the job there is no use in waiting: the job runs as long as somebody waits.
+    """
+    probed = probe(collector, {"SLURM_JOB_ID": job_id} if job_id else {})
+    complete, problem = False, probed.missing
+    if problem is None:
+        complete, problem = settle(probed, folder.job, job_id, within_s)
     state = "ran" if complete else "missing" if probed.missing else "partial"
     return {
         "state": state,
@@ -375,8 +386,10 @@ def collector_warnings(
     found = []
     for collector in collectors:
         state = states[collector.name]
+        # Accounting of a job that still runs is always partial, and `perfkit collect` is told.
+        quiet = ("missing", "partial")
         if state["state"] in ("ran", "left out") or (
-            state["state"] == "missing" and not state["asked"]
+            state["state"] in quiet and not state["asked"]
         ):
             continue
         ranks = f" on ranks {state['missing_ranks']}" if state["missing_ranks"] else ""

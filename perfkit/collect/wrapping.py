@@ -1,7 +1,6 @@
 """Which collector records which rank, and what that does to the rank's command line."""
 
 import contextlib
-import os
 import subprocess
 import tempfile
 import time
@@ -83,7 +82,6 @@ def placeholders(probed: Probed, folder: Path, scratch: Path) -> dict[str, str |
         "folder": str(folder),
         "scratch": str(scratch),
         "items": probed.items,
-        "job_id": os.environ.get("SLURM_JOB_ID", ""),
     }
 
 
@@ -126,23 +124,23 @@ def run_step(step: Mapping[str, Any], values: Mapping[str, str | Sequence[str]])
     return None
 
 
-def settle(probed: Probed, folder: Path) -> tuple[bool, str | None]:
+def settle(probed: Probed, folder: Path, job_id: str, within_s: float) -> tuple[bool, str | None]:
     """Ask a late source until two answers agree and nothing is still running.
 
     Returns (complete, problem). What was read last is kept in any case.
     """
     rules, collector = probed.collector.settle, probed.collector
     folder.mkdir(parents=True, exist_ok=True)
-    values = placeholders(probed, folder, folder)
+    values = {**placeholders(probed, folder, folder), "job_id": job_id}
     target = Path(fill([rules["stdout"]], values)[0])
-    deadline, wait_s, previous = time.monotonic() + rules["within_s"], SETTLE_FIRST_WAIT_S, None
+    deadline, wait_s, previous = time.monotonic() + within_s, SETTLE_FIRST_WAIT_S, None
     while True:
         problem = run_step({"command": rules["command"], "stdout": rules["stdout"]}, values)
         text = target.read_text(errors="replace") if problem is None else None
         if text is not None and text == previous and settled(text, rules["until_without"]):
             return True, None
         if time.monotonic() + wait_s > deadline:
-            return False, problem or f"{collector.name} had not settled: read it again later"
+            return False, problem or f"{collector.name} had not settled: `perfkit collect` later"
         previous = text
         time.sleep(wait_s)
         wait_s = min(2 * wait_s, SETTLE_LONGEST_WAIT_S)

@@ -143,23 +143,22 @@ def test_a_failing_step_afterwards_is_told_with_its_command(tmp_path: Path) -> N
     assert "exited with 3: no disk" in problems["tool"]
 
 
-def settling(script: str, within_s: float) -> Probed:
+def settling(script: str) -> Probed:
     rules = {
         "command": ["sh", "-c", script],
         "stdout": "{folder}/out.psv",
         "until_without": ["RUNNING"],
-        "within_s": within_s,
     }
     return Probed(collector=a_collector("sacct", scope="job", settle=rules))
 
 
 def test_a_late_source_is_read_until_two_answers_agree(tmp_path: Path) -> None:
-    assert settle(settling("echo head; echo COMPLETED", 20), tmp_path) == (True, None)
+    assert settle(settling("echo head; echo COMPLETED"), tmp_path, "7", 20) == (True, None)
     assert (tmp_path / "out.psv").read_text() == "head\nCOMPLETED\n"
 
 
 def test_what_has_not_settled_is_kept_as_partial(tmp_path: Path) -> None:
-    complete, problem = settle(settling("echo head; echo RUNNING", 0.1), tmp_path)
+    complete, problem = settle(settling("echo head; echo RUNNING"), tmp_path, "7", 0.1)
     assert not complete
-    assert problem == "sacct had not settled: read it again later"
+    assert problem == "sacct had not settled: `perfkit collect` later"
     assert "RUNNING" in (tmp_path / "out.psv").read_text()

@@ -1,11 +1,12 @@
 """What dev-cluster.sh says when it cannot do what it is asked; no cluster is started."""
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
-from dev_cluster import SCRIPT, Done, outside_slurm
+from dev_cluster import SCRIPT, Done, outside_slurm, reason_to_skip
 
 # Nothing is written before every setting has been checked.
 NOWHERE = Path("/tmp/pk-slurm-no-cluster")
@@ -86,6 +87,20 @@ def test_up_without_slurm_says_how_to_install_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert f"munged is not installed. First: {script} install" in done.stderr
+
+
+@needs_root
+@pytest.mark.skipif(
+    reason_to_skip() is not None, reason="looks at ports once it has found every program"
+)
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        settings = {"PERFKIT_CLUSTER_DIR": str(NOWHERE), "PERFKIT_CLUSTER_PORT": port}
+        done = dev_cluster("up", **settings)
+    assert done.returncode == 1
+    assert f"port {port}, for slurmctld, is taken" in done.stderr
+    assert not NOWHERE.exists()
 
 
 @needs_root

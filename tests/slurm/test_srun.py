@@ -117,7 +117,6 @@ def test_the_slurm_job_is_recorded(two_nodes: TwoNodes, cluster: Cluster) -> Non
     wait_until(completed, f"sacct shows job {job} as completed", within_s=30)
 
 
-@pytest.mark.xfail(strict=True, reason="each task takes every core it sees: 4 times slower here")
 def test_ranks_of_a_node_share_its_cores(two_nodes: TwoNodes) -> None:
     """Two tasks of one CPU each on a node; Slurm does not bind them here, as on some sites."""
     folder = RunFolder(two_nodes.folder)
@@ -174,7 +173,6 @@ def test_a_pipeline_of_three_nodes(three_nodes: ThreeNodes) -> None:
     assert len(token_ids(three_nodes.runs[0])) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="sacct is asked for 16 s whether its own job has ended")
 def test_accounting_does_not_hold_the_job(three_nodes: ThreeNodes) -> None:
     """A job is still running while a task of it asks sacct: waiting for its end is in vain."""
     ended = datetime.fromisoformat(three_nodes.record["ended_at"]).timestamp()
@@ -248,7 +246,6 @@ def test_an_existing_run_is_refused_by_every_rank(
     assert (two_nodes.folder / "run.json").read_text() == before
 
 
-@pytest.mark.xfail(strict=True, reason="ranks wait 60 s for a rank 0 that has refused the folder")
 def test_a_folder_that_is_no_run_is_refused_by_every_rank(
     cluster: Cluster, tiny: Path, tmp_path: Path
 ) -> None:
