@@ -254,3 +254,17 @@ def test_a_folder_that_is_no_run_is_refused_by_every_rank(
     message = refused(cluster, TWO_BY_TWO, *run, "--out", tmp_path / "thesis", cwd=tmp_path)
     assert "did not create" not in message
     assert list((tmp_path / "thesis").iterdir()) == []
+
+
+def test_accounting_is_collected_after_the_job(three_nodes: ThreeNodes, cluster: Cluster) -> None:
+    folder = three_nodes.runs[0]
+    assert three_nodes.record["collectors"]["sacct"]["state"] == "partial"
+    done = cluster.run(sys.executable, "-m", "perfkit", "collect", str(folder))
+    assert "sacct: ran" in done.stdout, done.stderr
+    report = json.loads(local("analyze", folder, "--format", "json", cwd=folder).stdout)
+    rows = {row["row_id"]: row for row in report["jobs"]}
+    job = three_nodes.record["slurm"]["SLURM_JOB_ID"]
+    assert rows[job]["state"] == "COMPLETED"
+    assert rows[job]["elapsed_s"] > 0
+    assert rows[f"{job}.0"]["max_rss_bytes"] > 100 * 2**20
+    assert rows[job]["consumed_energy_j"] is None
