@@ -4,4 +4,5 @@ import sys
 from pathlib import Path
 
 # Builders that several folders of tests use.
-sys.path.insert(0, str(Path(__file__).parent / "engine"))
+for folder in ("engine", "compare"):
+    sys.path.insert(0, str(Path(__file__).parent / folder))

@@ -2,104 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from measured_run import a_run
 
 from perfkit.cli.main import app
 from perfkit.compare.run import compare_run
 from perfkit.errors import ConfigError
-from perfkit.predict.cards import load_config
-from perfkit.schema import RunFolder, write_json
-
-MS = 1_000_000
-CALIBRATION = {
-    "device": "cpu",
-    "device_name": "a processor",
-    "dtype": "float32",
-    "date": "2026-11-22",
-    "source": "microbenchmark",
-    "compute": [
-        {
-            "active_ranks": 1,
-            "gemm_flops_per_s": 1e11,
-            "read_bytes_per_s": 1e10,
-            "dispatch_s": 5e-6,
-        }
-    ],
-    "all_reduce": {},
-    "send_recv": {},
-}
-
-
-def a_run(
-    folder: Path, *, state: str = "finished", calibration: bool = True, **config: Any
-) -> Path:
-    """One rank, two timed passes: TTFT 100 and 120 ms, then 9 tokens of 20 ms each."""
-    run = RunFolder(folder)
-    settings = {
-        "tp": 1,
-        "pp": 1,
-        "split": None,
-        "batch": 2,
-        "microbatches": 1,
-        "prompt_tokens": 16,
-        "new_tokens": 10,
-        "dtype": "float32",
-        "load": "safetensors",
-        "model_id": "smollm2-135m-instruct",
-        **config,
-    }
-    record: dict[str, Any] = {
-        "id": folder.name,
-        "state": state,
-        "config": settings,
-        "model": {"id": settings["model_id"], "config": load_config("smollm2-135m-instruct")[1]},
-        "layout": [{"rank": 0, "pp_rank": 0, "tp_rank": 0, "host": "node0"}],
-        "hardware": {"gpus": []},
-        "collectors": {"kineto": {"asked": False}},
-        "warnings": [],
-        "failure": None,
-    }
-    write_json(run.run_json, record)
-    write_json(run.rank_file(0, "status.json"), {"rank": 0, "state": state, "host": "node0"})
-    write_json(run.rank_file(0, "engine.json"), {"rank": 0, "parameter_bytes": 538_060_032})
-    lines = [
-        {
-            "schema_version": 1,
-            "rank": 0,
-            "tp_rank": 0,
-            "pp_rank": 0,
-            "host": "node0",
-            "clock": "monotonic",
-            "unix_minus_monotonic_ns": 0,
-        },
-        *(line for number, ttft in enumerate((100, 120)) for line in a_pass(number, ttft)),
-    ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    run.rank_file(0, "timers.jsonl").write_text(text)
-    if calibration:
-        write_json(run.calibration, CALIBRATION)
-    return folder
-
-
-def a_pass(number: int, ttft_ms: int) -> list[dict[str, Any]]:
-    start = number * 10_000 * MS
-    ends = [start + (ttft_ms + 20 * step) * MS for step in range(10)]
-    common = {"pass": number, "kind": "timed", "microbatch": 0, "device_ns": None}
-    samples = [
-        {
-            **common,
-            "phase": "sample",
-            "step": step,
-            "start_ns": end - MS,
-            "end_ns": end,
-            "tokens": 2,
-        }
-        for step, end in enumerate(ends)
-    ]
-    request = {"phase": "request", "step": 0, "start_ns": start, "end_ns": ends[-1], "tokens": 32}
-    return [*samples, {**common, **request}]
 
 
 def test_measured_and_predicted_stand_side_by_side_with_the_error(tmp_path: Path) -> None:
