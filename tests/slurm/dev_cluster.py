@@ -20,6 +20,8 @@ PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "srun", "mariadbd", "munged")
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 # The controller, slurmdbd, and from +10 on the nodes.
 PORT_OFFSETS = (0, 1, 10, 11, 12)
+# By name: Slurm takes other nodes while these still clean up after the job before.
+TWO_BY_TWO = "--nodelist=node0,node1 --ntasks=4 --ntasks-per-node=2"
 
 Done = subprocess.CompletedProcess[str]
 
@@ -150,7 +152,7 @@ class LongRun:
         self.folder = RunFolder(folder)
         options = "--tp 2 --pp 2 --batch 2 --prompt-tokens 8 --new-tokens 24 --repeats 5000"
         run = ["run", str(model), *options.split(), "--collect", "none", "--out", str(folder)]
-        self.process = cluster.start("-N2 -n4 --ntasks-per-node=2", *run, cwd=folder.parent)
+        self.process = cluster.start(TWO_BY_TWO, *run, cwd=folder.parent)
         try:
             wait_until(self._timed, "every rank is in its timed passes", within_s=90)
         except BaseException:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from dev_cluster import (
+    TWO_BY_TWO,
     Cluster,
     Done,
     LongRun,
@@ -30,7 +31,6 @@ from perfkit.schema import RunFolder, read_json
 
 pytestmark = pytest.mark.slow
 
-TWO_BY_TWO = "-N2 -n4 --ntasks-per-node=2"
 SHORT = ("--batch", "2", "--prompt-tokens", "8", "--new-tokens", "6", "--repeats", "1")
 MUST_END_WITHIN_S = 15.0
 # Python starts on four ranks and two cores; nobody waits for anybody.
