@@ -52,12 +52,14 @@ def find_place(num_ranks: int, environ: Mapping[str, str]) -> Place:
             f"Use `srun --ntasks={num_ranks}` or change --tp and --pp.",
         )
     job, step = environ.get("SLURM_JOB_ID", "0"), environ.get("SLURM_STEP_ID", "0")
+    # A requeued job keeps its number and starts again at step 0.
+    restart = environ.get("SLURM_RESTART_COUNT", "0")
     return Place(
         ranks=(int(environ["SLURM_PROCID"]),),
         num_ranks=num_ranks,
         local_ids=(int(environ["SLURM_LOCALID"]),),
         ranks_on_node=tasks_on_this_node(environ, num_ranks),
-        launch_id=f"slurm-{job}.{step}",
+        launch_id=f"slurm-{job}.{step}" + (f"-restart{restart}" if restart != "0" else ""),
         slurm=True,
     )
 

@@ -32,7 +32,7 @@ from perfkit.schema import RunFolder, read_json, write_json
 
 # How long the ranks of a Slurm step wait for rank 0 to create the run folder, and rank 0 at the
 # end for the others' status files, which may travel through a slow shared file system.
-JOIN_S, JOIN_POLL_S, EMPTY_FOLDER_S = 60.0, 0.2, 5.0
+JOIN_S, JOIN_POLL_S = 60.0, 0.2
 FINISH_S = 30.0
 # A profiler needs longer to write what it has when its rank is asked to end.
 HEAVY_GRACE_S = 20.0
@@ -48,17 +48,26 @@ class Outcome:
 
 
 def claim_folder(root: Path, force: bool, launch_id: str) -> RunFolder:
-    """An empty run folder; ConfigError when it exists without --force or cannot be written."""
+    """An empty run folder; ConfigError when it exists without --force or cannot be written.
+
+    It appears whole, with a run.json that says whose it is: a folder without one is never ours,
+    so that the other ranks can refuse it at once (see join).
+    """
     folder = RunFolder(root)
     if root.exists():
         check_replaceable(folder, force)
+    prepared = root.with_name(f".{root.name}.{launch_id}")
+    replaced = root.with_name(f".{root.name}.{launch_id}.replaced")
     try:
+        content = {"state": "preparing", "launch_id": launch_id}
+        write_json(RunFolder(prepared).run_json, content)
         if root.exists():
-            shutil.rmtree(root)
-        root.mkdir(parents=True)
-        write_json(folder.run_json, {"state": "preparing", "launch_id": launch_id})
+            root.rename(replaced)
+        prepared.rename(root)
     except OSError as error:
+        shutil.rmtree(prepared, ignore_errors=True)
         raise unwritable(root, error) from error
+    shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
@@ -145,21 +154,31 @@ def join(plan: RunPlan) -> dict[str, Any]:
         folder.root.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder.root, error) from error
-    start = time.monotonic()
-    while time.monotonic() < start + JOIN_S:
-        record = read_json(folder.run_json) if folder.run_json.is_file() else {}
-        ours = record.get("launch_id") == launch_id
-        if ours and "config" in record:
+    deadline, looks = time.monotonic() + JOIN_S, 0
+    while time.monotonic() < deadline:
+        # In this order: a folder that was there before its run.json was read is not a new one.
+        existed, record = folder.root.exists(), read_claim(folder)
+        ours = record is not None and record.get("launch_id") == launch_id
+        if record is not None and ours and "config" in record:
             return record
-        # An empty folder is either being made by rank 0 at this moment, or no run at all.
-        settled = time.monotonic() > start + EMPTY_FOLDER_S
-        if (record and not ours) or (settled and not record and folder.root.exists()):
+        # Twice in a row: with --force rank 0 may replace the folder between the two questions.
+        not_replaceable = existed and not ours and (record is None or not plan.force)
+        looks = looks + 1 if not_replaceable else 0
+        if looks == 2:
             check_replaceable(folder, plan.force)
         time.sleep(JOIN_POLL_S)
     raise ConfigError(
         f"rank 0 did not create {folder.root} within {JOIN_S:.0f} s. "
         "--out must be on a file system that every node of the job shares.",
     )
+
+
+def read_claim(folder: RunFolder) -> dict[str, Any] | None:
+    """run.json of whoever has the folder; None where there is none, or while rank 0 replaces it."""
+    try:
+        return read_json(folder.run_json)
+    except ConfigError:
+        return None
 
 
 def supervise(
@@ -286,7 +305,8 @@ def blame(folder: RunFolder, statuses: Mapping[int, Mapping[str, Any]]) -> dict[
 
     def order(rank: int) -> tuple[bool, bool, int]:
         status, error = statuses[rank], errors[rank]
-        failed = status["state"] in ("failed", "missing")
+        # Still "running" after everybody has ended: its supervisor died before it could say how.
+        failed = status["state"] in ("failed", "missing", "running")
         consequence = error is not None and error.get("kind") == "peer-lost"
         return not failed, consequence, status.get("ended_ns") or 0
 
@@ -301,8 +321,9 @@ def failure_record(
     if error is not None:
         message, code = error["message"], error.get("exit_code", 1)
         return {**record, "reason": message, "exit_code": code}
-    if status["state"] == "missing":
-        return {**record, "reason": "left no status: its node or its supervisor died"}
+    if status["state"] in ("missing", "running"):
+        reason = "its node or its supervisor died (out of memory, or killed: see dmesg or sacct)"
+        return {**record, "reason": reason}
     if status.get("signal"):
         reason = f"was killed by {status['signal']}"
         if status["signal"] == "SIGKILL":
@@ -325,6 +346,7 @@ def finish(folder: RunFolder, plan: RunPlan, record: dict[str, Any], outcome: Ou
     record.update(state=outcome.state, ended_at=now(), failure=outcome.failure)
     for place in record["layout"]:
         place.update(engine_facts(folder, place["rank"]))
+    record["warnings"] += scattered_stages(record["layout"])
     statuses = read_statuses(folder, plan.place.num_ranks)
     record["collectors"] = joined_states(plan.collectors, statuses)
     for collector in plan.collectors:
@@ -335,6 +357,20 @@ def finish(folder: RunFolder, plan: RunPlan, record: dict[str, Any], outcome: Ou
     record["warnings"] += collector_warnings(plan.collectors, record["collectors"])
     write_json(folder.run_json, record)
     (folder.root / FAILED_MARKER).unlink(missing_ok=True)
+
+
+def scattered_stages(layout: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tensor-parallel groups that span nodes: a slow layout that Slurm may choose by itself."""
+    hosts: dict[int, list[str]] = {}
+    for place in layout:
+        if "host" in place and place["host"] not in hosts.setdefault(place["pp_rank"], []):
+            hosts[place["pp_rank"]].append(place["host"])
+    return [
+        f"the tensor-parallel ranks of stage {stage} are on {' and '.join(names)}: their "
+        "all-reduces cross the network. Give srun --ntasks-per-node."
+        for stage, names in hosts.items()
+        if len(names) > 1
+    ]
 
 
 def joined_states(

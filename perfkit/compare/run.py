@@ -143,7 +143,7 @@ def plan_of(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 def lengths(path: Path, config: Mapping[str, Any]) -> tuple[int, int]:
     """Prompt and new tokens of the longest sequence, from what came out when there is any."""
     outputs = RunFolder(path).outputs
-    if not outputs.is_file():
+    if not outputs.is_file() or not outputs.stat().st_size:
         return config["prompt_tokens"] or 1, config["new_tokens"]
     records = pl.read_ndjson(outputs)
     return int(records["prompt_tokens"].max()), int(records["token_ids"].list.len().max())  # type: ignore[arg-type]

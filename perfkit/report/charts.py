@@ -39,7 +39,12 @@ CONFIG = {
     "font": "system-ui, -apple-system, 'Segoe UI', sans-serif",
     "background": "transparent",
     "view": {"stroke": None},
-    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
+    "axis": {
+        "labelFontSize": 12,
+        "labelSeparation": 6,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
     "aria": False,
 }
 
@@ -75,11 +80,13 @@ def _headline_figure(row: dict[str, Any]) -> Figure:
     ]
     title = str(row["title"])
     y = alt.Y("what:N", title=None, sort=["predicted", "measured"])
-    x = alt.X("value:Q", title=title, scale=alt.Scale(zero=True))
-    base = alt.Chart(_data(points))
-    bars = base.mark_rule(color=MEASURED, strokeWidth=3, opacity=0.55).encode(
-        y=y, x=alt.X("low:Q", title=title), x2="high:Q"
+    x = alt.X(
+        "value:Q", title=title, scale=alt.Scale(zero=True, nice=5), axis=alt.Axis(tickCount=5)
     )
+    base = alt.Chart(_data(points))
+    rule = base.mark_rule(color=MEASURED, strokeWidth=3, opacity=0.55)
+    ranged = rule.encode(y=y, x=alt.X("low:Q"), x2="high:Q")
+    bars = [ranged] if row["measured"] is not None else []
     marks = base.mark_point(size=130, strokeWidth=2.5, opacity=1).encode(
         y=y,
         x=x,
@@ -88,7 +95,7 @@ def _headline_figure(row: dict[str, Any]) -> Figure:
         fill=_scale("what:N", {"predicted": "transparent", "measured": MEASURED}, alt.Fill),
         tooltip=["what:N", *(alt.Tooltip(f"{n}:Q", format=",.4~g") for n in _FIELDS)],
     )
-    return Figure(title=title, spec=_spec(alt.layer(bars, marks), 76), alt=_headline_words(row))
+    return Figure(title="", spec=_spec(alt.layer(*bars, marks), 76), alt=_headline_words(row))
 
 
 _FIELDS = ("value", "low", "high")
@@ -102,8 +109,8 @@ def _headline_words(row: dict[str, Any]) -> str:
     return f"{words}."
 
 
-def split_figure(shares: pl.DataFrame, phase: str, title: str) -> Figure:
-    """Stacked bars of one phase: columns label, then one share in 0..1 or null for each part."""
+def split_figure(shares: pl.DataFrame, title: str) -> Figure:
+    """Stacked bars of one phase, from a label and a share in 0..1 (or null) of each part."""
     rows = shares.to_dicts()
     bars = [
         {"rank": row["label"], "part": part, "order": order, "share": row[part]}
@@ -119,9 +126,9 @@ def split_figure(shares: pl.DataFrame, phase: str, title: str) -> Figure:
             y=_ranks(labels),
             x=alt.X(
                 "share:Q",
-                title=f"share of the {phase} window [%]",
+                title="share of the time [%]",
                 scale=alt.Scale(domain=[0, 1]),
-                axis=alt.Axis(format=".0%"),
+                axis=alt.Axis(format=".0%", tickCount=5),
             ),
             color=_scale("part:N", SPLIT_COLOURS, alt.Color),
             order="order:Q",
@@ -146,6 +153,7 @@ def strip_figure(strip: Strip, labels: dict[tuple[int, str], str]) -> Figure:
             "lane": row["lane"],
             "start": round(row["start_ns"] / 1e6, 4),
             "end": round(row["end_ns"] / 1e6, 4),
+            "busy": row["busy"],
         }
         for row in strip.marks.to_dicts()
     ]
@@ -161,16 +169,24 @@ def strip_figure(strip: Strip, labels: dict[tuple[int, str], str]) -> Figure:
                 "start:Q",
                 title="time from the start of the step [ms]",
                 scale=alt.Scale(domain=[0, window_ms], nice=False),
+                axis=alt.Axis(tickCount=10),
             ),
             x2="end:Q",
             color=_scale("lane:N", LANE_COLOURS, alt.Color),
-            tooltip=["rank:N", "lane:N", alt.Tooltip("start:Q"), alt.Tooltip("end:Q")],
+            opacity=alt.Opacity(
+                "busy:Q", scale=alt.Scale(domain=[0, 1], range=[0.1, 1]), legend=None
+            ),
+            tooltip=["rank:N", "lane:N", "start:Q", "end:Q", alt.Tooltip("busy:Q", format=".0%")],
         )
     )
     title = f"Decode step {strip.number} of {strip.steps}, {significant(window_ms)} ms"
-    words = [_busy_words(strip, key, label) for key, label in labels.items()]
     spec = _spec(chart, _height(len(labels), 16 * max(len(lanes), 2)))
-    return Figure(title=title, spec=spec, alt=_words(title, words))
+    return Figure(title=title, spec=spec, alt=f"{title}. {busy_words(strip, labels)}.")
+
+
+def busy_words(strip: Strip, labels: dict[tuple[int, str], str]) -> str:
+    """How much of the strip's window each rank spent in each lane."""
+    return _listed([_busy_words(strip, key, label) for key, label in labels.items()])
 
 
 def _busy_words(strip: Strip, key: tuple[int, str], label: str) -> str:
@@ -182,43 +198,50 @@ def _busy_words(strip: Strip, key: tuple[int, str], label: str) -> str:
 
 def memory_figure(rows: Sequence[dict[str, Any]], unit: str) -> Figure | None:
     """Predicted parts stacked, measured bytes as points, capacity as a tick; None of nothing."""
-    parts = [
-        {"rank": row["label"], "part": part, "order": order, "size": row[part]}
-        for row in rows
-        for order, part in enumerate(MEMORY_COLOURS)
-        if row[part] is not None
+    # White around blue or blue around white: the points are seen on a bar and beside it.
+    fills = {"measured parameters": MEASURED, "measured in use": "#FFFFFF"}
+    strokes = {"measured parameters": "#FFFFFF", "measured in use": MEASURED}
+    shapes = {"measured parameters": "circle", "measured in use": "square"}
+    bars = _sizes(rows, MEMORY_COLOURS, unit)
+    ticks = _sizes(rows, ["capacity"], unit)
+    points = _sizes(rows, fills, unit)
+    layers = [
+        bars.mark_bar().encode(
+            color=_scale("what:N", MEMORY_COLOURS, alt.Color), order=alt.Order("order:Q")
+        ),
+        ticks.mark_tick(color=IDEAL, thickness=3, size=20),
+        points.mark_point(size=90, strokeWidth=2, opacity=1).encode(
+            shape=_scale("what:N", shapes, alt.Shape),
+            fill=_scale("what:N", fills, alt.Fill),
+            stroke=_scale("what:N", strokes, alt.Stroke),
+        ),
     ]
-    measured = ("measured parameters", "measured in use")
-    points = [
-        {"rank": row["label"], "what": what, "size": row[what]}
-        for row in rows
-        for what in measured
-        if row[what] is not None
-    ]
-    limits = [{"rank": row["label"], "size": row["capacity"]} for row in rows if row["capacity"]]
-    if not parts and not points:
+    # Vega warns of the extent of nothing, so a layer with nothing in it stays out.
+    drawn = [layer for layer in layers if layer.data.values]
+    if not drawn:
         return None
-    y = _ranks([row["label"] for row in rows])
-    x = alt.X("size:Q", title=f"memory of a rank [{unit}]")
-    tip = alt.Tooltip("size:Q", format=",.4~g", title=unit)
-    bars = alt.Chart(_data(parts)).mark_bar()
-    color = _scale("part:N", MEMORY_COLOURS, alt.Color)
-    bars = bars.encode(y=y, x=x, color=color, order="order:Q", tooltip=["rank:N", "part:N", tip])
-    dots = alt.Chart(_data(points)).mark_point(size=70, strokeWidth=2, opacity=1, stroke=MEASURED)
-    shape = _scale("what:N", dict(zip(measured, ("circle", "square"), strict=True)), alt.Shape)
-    fill = _scale("what:N", dict(zip(measured, (MEASURED, "#ffffff"), strict=True)), alt.Fill)
-    dots = dots.encode(y=y, x=x, shape=shape, fill=fill, tooltip=["rank:N", "what:N", tip])
-    ticks = alt.Chart(_data(limits)).mark_tick(color=IDEAL, thickness=3, size=20)
-    chart = alt.layer(bars, ticks.encode(y=y, x=x, tooltip=["rank:N", tip]), dots)
+    spec = _spec(alt.layer(*drawn), _height(len(rows)))
     words = [_memory_words(row, unit) for row in rows]
-    return Figure(
-        title="Memory", spec=_spec(chart, _height(len(rows))), alt=_words("Memory", words)
-    )
+    return Figure(title="", spec=spec, alt=_words("Memory of each rank", words))
+
+
+def _sizes(rows: Sequence[dict[str, Any]], names: Iterable[str], unit: str) -> Any:
+    """Some columns of every rank on the axes that all layers of the memory chart share."""
+    values = [
+        {"rank": row["label"], "what": name, "order": order, "size": row[name]}
+        for row in rows
+        for order, name in enumerate(names)
+        if row[name] is not None
+    ]
+    x = alt.X("size:Q", title=f"memory of a rank [{unit}]", axis=alt.Axis(tickCount=8))
+    tooltip: list[Any] = ["rank:N", "what:N", alt.Tooltip("size:Q", format=",.4~g", title=unit)]
+    labels = [row["label"] for row in rows]
+    return alt.Chart(_data(values)).encode(y=_ranks(labels), x=x, tooltip=tooltip)
 
 
 def _memory_words(row: dict[str, Any], unit: str) -> str:
     names = ("predicted total", "measured parameters", "measured in use", "capacity")
-    return f"{row['label']}: " + ", ".join(f"{n} {_number(row[n])} {unit}" for n in names)
+    return f"{row['label']}: " + ", ".join(f"{n} {_number(row[n], unit)}" for n in names)
 
 
 def _data(values: list[dict[str, Any]]) -> alt.InlineData:
@@ -250,10 +273,14 @@ def _spec(chart: Any, height: int) -> dict[str, Any]:
 
 
 def _words(title: str, sentences: Sequence[str]) -> str:
+    return f"{title}. {_listed(sentences)}."
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    """The first ranks; a sentence about 64 of them would be read by nobody."""
     more = len(sentences) - NAMED_RANKS
-    tail = f"; and {more} more in the table" if more > 0 else ""
-    return f"{title}. {'; '.join(sentences[:NAMED_RANKS])}{tail}."
+    return "; ".join(sentences[:NAMED_RANKS]) + (f"; and {more} more ranks" if more > 0 else "")
 
 
-def _number(value: float | None) -> str:
-    return "not known" if value is None else significant(value)
+def _number(value: float | None, unit: str = "") -> str:
+    return "not known" if value is None else f"{significant(value)} {unit}".rstrip()

@@ -4,6 +4,7 @@ The page carries the Vega bundle, its style and its charts' data. Every text goe
 escaping, and the charts' JSON through `tojson`, which writes < as \\u003c.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -146,7 +147,7 @@ def context(found: Findings) -> dict[str, Any]:
         "state": parts.state_sentence(analysis),
         "finished": analysis.run.get("state") == "finished",
         "what": parts.run_sentence(analysis),
-        "warnings": [*parts.missing_sentences(analysis), *found.warnings],
+        "warnings": found.warnings,
         "headline": parts.table("headline", headline, parts.HEADLINE),
         "headline_figures": charts.headline_figures(headline.to_dicts()),
         "rates_source": found.rates_source,
@@ -171,7 +172,7 @@ def split_figures(analysis: Analysis) -> list[Any]:
 
     present = set(analysis.split["phase"].to_list())
     return [
-        split_figure(parts.split_shares(analysis, phase), phase, title)
+        split_figure(parts.split_shares(analysis, phase), title)
         for phase, title in PHASES.items()
         if phase in present
     ]
@@ -179,16 +180,19 @@ def split_figures(analysis: Analysis) -> list[Any]:
 
 def strip(analysis: Analysis) -> dict[str, Any] | None:
     """The timeline of one decode step, and how far to trust it."""
-    from perfkit.report.charts import strip_figure
+    from perfkit.report.charts import busy_words, strip_figure
     from perfkit.report.strip import decode_step
 
-    step = decode_step(analysis)
+    microbatches = int(analysis.run.get("config", {}).get("microbatches") or 1)
+    step = decode_step(analysis.activities, analysis.ranges, microbatches=microbatches)
     if step is None:
         return None
+    labels = parts.rank_labels(analysis)
     hosts = {place.get("host") for place in analysis.run.get("layout", [])}
     return {
-        "figure": strip_figure(step, parts.rank_labels(analysis)),
-        "gap_us": f"{step.gap_ns / 1e3:.0f}",
+        "figure": strip_figure(step, labels),
+        "shares": busy_words(step, labels),
+        "column_us": f"{step.column_ns / 1e3:.0f}",
         "hosts": len(hosts),
         "lanes": step.marks["lane"].unique(maintain_order=True).to_list(),
     }
@@ -225,7 +229,7 @@ def vega_bundle() -> str:
     bundle = str(made.replace("<!--", r"<\!--"))
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(".part")
+        unfinished = kept.with_name(f".{kept.name}.{os.getpid()}")
         unfinished.write_text(bundle, encoding="utf-8")
         unfinished.replace(kept)
     except OSError:

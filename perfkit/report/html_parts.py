@@ -13,7 +13,6 @@ from perfkit.report.tables import Column, cell, significant
 from perfkit.report.time_split import SPLIT_COLUMNS, readable_split
 from perfkit.schema import RunFolder, read_json
 from perfkit.timeline.analysis import Analysis
-from perfkit.timeline.findings import listed
 
 TOP_OPERATIONS = 15
 HEADLINE = (
@@ -118,12 +117,6 @@ def run_sentence(analysis: Analysis) -> str:
         f"{config.get('dtype', '?')} on {config.get('device', '?')}",
     )
     return ", ".join(parts) + "."
-
-
-def missing_sentences(analysis: Analysis) -> list[str]:
-    """Ranks without traces or timers, by number."""
-    gone = {"trace": analysis.missing_traces, "timers": analysis.missing_timers}
-    return [f"No {what} of ranks {listed(ranks)}." for what, ranks in gone.items() if ranks]
 
 
 def headline_rows(readable: pl.DataFrame, analysis: Analysis) -> pl.DataFrame:
@@ -239,7 +232,8 @@ def facts(analysis: Analysis, rates: Mapping[str, Any]) -> Iterator[tuple[str, d
     yield "Slurm", _texts(run.get("slurm") or {})
     yield "Rates of the prediction", _texts(rates)
     yield "Collectors", _texts(run.get("collectors") or {})
-    yield "Ranks", {str(place["rank"]): _text(place) for place in run.get("layout", [])}
+    ranks = [dict(place) for place in run.get("layout", [])]
+    yield "Ranks", {str(place.pop("rank")): _text(place) for place in ranks}
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,12 +1,17 @@
-"""One decode step over all ranks, as few intervals as a picture of it needs."""
+"""One decode step over all ranks, in as few marks as a picture of it needs.
 
+A GPU's kernels are often microseconds long with wider gaps between them, a thousand to a pixel.
+Drawn one by one they are too many; with their gaps closed an idle GPU would look busy. So the step
+is cut into columns about a pixel wide, and each says what part of it is busy.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from perfkit.timeline.analysis import Analysis
 from perfkit.timeline.intervals import Ns, Union, union
 from perfkit.timeline.windows import Windows, windows_of
 
@@ -19,6 +24,7 @@ MARKS = pl.Schema(
         "lane": pl.String,
         "start_ns": pl.Int64,  # from the start of the step on the first rank that began it
         "end_ns": pl.Int64,
+        "busy": pl.Float64,  # part of the mark's time that is busy, in 0..1, rounded up
     }
 )
 BUSY = pl.Schema(
@@ -26,13 +32,14 @@ BUSY = pl.Schema(
         "rank": pl.Int32,
         "device": pl.String,
         "lane": pl.String,
-        "share": pl.Float64,  # of the strip's window, before any gap was closed
+        "share": pl.Float64,  # of the strip's window
     }
 )
 MAX_MARKS = 4000
-# A gap under 1/1500 of the strip is less than a pixel of it.
-PIXELS = 1500
+MAX_COLUMNS, MIN_COLUMNS = 1000, 100
+LEVELS = 10
 
+Lane = tuple[int, str, str]
 Decodes = dict[tuple[int, str], Windows]
 
 
@@ -44,20 +51,25 @@ class Strip:
     """which decode step, from 1; the prefill makes the first token"""
     steps: int
     window_ns: int
-    gap_ns: int
-    """intervals nearer than this are drawn as one"""
+    column_ns: int
+    """nothing shorter than this can be told apart"""
     marks: pl.DataFrame
     busy: pl.DataFrame
 
 
-def decode_step(analysis: Analysis, max_marks: int = MAX_MARKS) -> Strip | None:
+def decode_step(
+    activities: pl.DataFrame,
+    ranges: pl.DataFrame,
+    *,
+    microbatches: int = 1,
+    max_marks: int = MAX_MARKS,
+) -> Strip | None:
     """The middle decode step of the captured pass; None when no rank recorded one.
 
     Its window is from the first rank's start to the last rank's end, so that in a pipeline the
     neighbouring steps of other stages are in the picture too.
     """
-    microbatches = int(analysis.run.get("config", {}).get("microbatches") or 1)
-    decodes = _decodes(analysis)
+    decodes = _decodes(activities, ranges.filter(pl.col("phase") == "decode"))
     steps = min((len(starts) // microbatches for starts, _ends in decodes.values()), default=0)
     if not steps:
         return None
@@ -65,23 +77,22 @@ def decode_step(analysis: Analysis, max_marks: int = MAX_MARKS) -> Strip | None:
     block = slice(number * microbatches, (number + 1) * microbatches)
     start = min(int(starts[block].min()) for starts, _ends in decodes.values())
     end = max(int(ends[block].max()) for _starts, ends in decodes.values())
-    unions = _lanes(analysis.activities, start, end)
-    gap, marks = _fitting(unions, end - start, max_marks)
+    unions = _lanes(activities, start, end)
+    columns = min(end - start, MAX_COLUMNS, max(MIN_COLUMNS, max_marks // max(len(unions), 1)))
     return Strip(
         number=number + 1,
         steps=steps,
         window_ns=end - start,
-        gap_ns=gap,
-        marks=marks,
+        column_ns=(end - start) // columns,
+        marks=_frame(unions, end - start, columns),
         busy=_busy(unions, end - start),
     )
 
 
-def _decodes(analysis: Analysis) -> Decodes:
+def _decodes(activities: pl.DataFrame, ranges: pl.DataFrame) -> Decodes:
     """Windows of the decode forwards of each rank's device, in the order of time."""
     found: Decodes = {}
-    ranges = analysis.ranges.filter(pl.col("phase") == "decode")
-    for (rank, device), mine in analysis.activities.group_by("rank", "device", maintain_order=True):
+    for (rank, device), mine in activities.group_by("rank", "device", maintain_order=True):
         windows = windows_of(mine, ranges.filter(pl.col("rank") == rank)).get("decode")
         if windows is not None:
             order = np.argsort(windows[0], kind="stable")
@@ -89,7 +100,7 @@ def _decodes(analysis: Analysis) -> Decodes:
     return found
 
 
-def _lanes(activities: pl.DataFrame, start: int, end: int) -> dict[tuple[int, str, str], Union]:
+def _lanes(activities: pl.DataFrame, start: int, end: int) -> dict[Lane, Union]:
     """What each rank did in the window, as one union a lane, from 0 at the window's start."""
     inside = activities.filter(pl.col("start_ns") < end, pl.col("end_ns") > start)
     found = {}
@@ -104,35 +115,35 @@ def _lanes(activities: pl.DataFrame, start: int, end: int) -> dict[tuple[int, st
     return found
 
 
-def _fitting(
-    unions: dict[tuple[int, str, str], Union], window_ns: int, max_marks: int
-) -> tuple[int, pl.DataFrame]:
-    """Close the gaps that cannot be seen; then wider ones, until there are few enough marks."""
-    gap = max(window_ns // PIXELS, 1)
-    while True:
-        marks = {key: _closed(covered, gap) for key, covered in unions.items()}
-        if sum(len(starts) for starts, _ends in marks.values()) <= max_marks or gap > window_ns:
-            return gap, _frame(marks)
-        gap *= 2
-
-
-def _closed(covered: Union, gap_ns: int) -> tuple[Ns, Ns]:
-    """The intervals with gaps shorter than gap_ns filled."""
-    wide = covered.starts[1:] - covered.ends[:-1] >= gap_ns
-    opens, closes = np.append(True, wide), np.append(wide, True)
-    return covered.starts[opens], covered.ends[closes]
-
-
-def _frame(marks: dict[tuple[int, str, str], tuple[Ns, Ns]]) -> pl.DataFrame:
+def _frame(unions: dict[Lane, Union], window_ns: int, columns: int) -> pl.DataFrame:
+    """Each lane cut into columns; neighbours that are equally busy become one mark."""
+    edges = np.linspace(0, window_ns, columns + 1).astype(np.int64)
     rows = [
-        {"rank": rank, "device": device, "lane": lane, "start_ns": int(first), "end_ns": int(last)}
-        for (rank, device, lane), (starts, ends) in marks.items()
-        for first, last in zip(starts, ends, strict=True)
+        {"rank": rank, "device": device, "lane": lane, **mark}
+        for (rank, device, lane), covered in unions.items()
+        for mark in _marks(covered, edges)
     ]
     return pl.DataFrame(rows, schema=MARKS)
 
 
-def _busy(unions: dict[tuple[int, str, str], Union], window_ns: int) -> pl.DataFrame:
+def _marks(covered: Union, edges: Ns) -> Iterator[dict[str, Any]]:
+    """Stretches of one lane: what part of each is busy, in steps of 1/LEVELS; idle ones not."""
+    busy = covered.within(edges[:-1], edges[1:]) / np.diff(edges)
+    # Rounded up: what is hardly there must not become nothing.
+    level = np.ceil(busy * LEVELS - 1e-9).astype(np.int64)
+    opens = np.append(True, level[1:] != level[:-1])
+    first = np.flatnonzero(opens)
+    last = np.append(first[1:], len(level))
+    for start, end in zip(first, last, strict=True):
+        if level[start]:
+            yield {
+                "start_ns": int(edges[start]),
+                "end_ns": int(edges[end]),
+                "busy": float(level[start]) / LEVELS,
+            }
+
+
+def _busy(unions: dict[Lane, Union], window_ns: int) -> pl.DataFrame:
     rows: list[dict[str, Any]] = [
         {"rank": rank, "device": device, "lane": lane, "share": covered.total_ns / window_ns}
         for (rank, device, lane), covered in unions.items()

@@ -48,6 +48,12 @@ def test_a_batch_script_on_several_nodes_is_told_to_use_srun() -> None:
         find_place(4, {**batch, "SLURM_JOB_NUM_NODES": "2"})
 
 
+def test_a_requeued_job_is_another_launch() -> None:
+    """It keeps its number and starts again at step 0, maybe over the folder of its first try."""
+    again = find_place(4, {**STEP, "SLURM_RESTART_COUNT": "1"})
+    assert again.launch_id != find_place(4, STEP).launch_id
+
+
 def test_the_number_of_tasks_must_be_tp_times_pp() -> None:
     with pytest.raises(ConfigError, match=r"srun started 4 tasks, but tp \* pp = 8"):
         find_place(8, STEP)

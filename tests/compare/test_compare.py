@@ -67,3 +67,9 @@ def test_the_command_prints_and_writes_tables(
     assert document["schema_version"] == 1
     assert {row["measure"] for row in document["headline"]} >= {"ttft_s", "tpot_s"}
     assert (run / "tables" / "comparison_headline.parquet").is_file()
+
+
+def test_empty_outputs_leave_the_lengths_that_were_asked_for(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    (run / "outputs.jsonl").write_text("")
+    assert compare_run(run).headline["measured"].null_count() == 0

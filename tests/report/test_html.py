@@ -1,14 +1,19 @@
 """The report: one file, no network, true when things are missing, and it works in a browser."""
 
+import gzip
+import json
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from measured_run import a_run
 
-from perfkit.errors import ConfigError
+from perfkit.cli.main import app
+from perfkit.errors import ConfigError, ToolMissing
 from perfkit.report.html import render_report, write_report
 from perfkit.schema import RunFolder, read_json, write_json
 
@@ -28,7 +33,8 @@ FLAGS = (
     "--virtual-time-budget=15000",
     "--dump-dom",
 )
-# Clicks the header of the first sortable table's phase column twice, and says what stands on top.
+# Clicks the header of the first sortable table's phase column twice and says what stands on top;
+# then filters the same table, and says which phases are left.
 CLICK = """<script>setTimeout(() => {
   const table = document.querySelector("table.sortable");
   const top = () => table.tBodies[0].rows[0].cells[2].textContent.trim();
@@ -37,13 +43,45 @@ CLICK = """<script>setTimeout(() => {
   const once = top();
   button.click();
   document.body.dataset.tops = once + "|" + top();
+  const filter = document.querySelector(`input[data-filter="${table.id}"]`);
+  filter.value = "DeCode";
+  filter.dispatchEvent(new Event("input"));
+  const left = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
+  document.body.dataset.left = left.map((row) => row.cells[2].textContent.trim()).join("|");
 }, 1000)</script>"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All tests share one Vega bundle, and none is left in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERFKIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def a_traced_run(folder: Path) -> Path:
     run = a_run(folder)
     shutil.copy(KINETO / "kineto.json.gz", RunFolder(run).rank_file(0, "kineto.json.gz"))
     return run
+
+
+def edited(run: Path, **changes: object) -> Path:
+    """The run with other values in its run.json."""
+    write_json(run / "run.json", read_json(run / "run.json") | changes)
+    return run
+
+
+def heading(page: str) -> str:
+    """The page's first line."""
+    found = re.search(r"<h1[^>]*>(.*?)</h1>", page, re.S)
+    assert found is not None
+    return found.group(1)
+
+
+def row_of(page: str, measure: str) -> list[str]:
+    """The cells of one measure in the headline table."""
+    (row,) = re.findall(rf"<tr>\s*<td[^>]*>{measure}.*?</tr>", page, re.S)
+    return re.findall(r"<td[^>]*>(.*?)</td>", row)
 
 
 def dom(page: str, tmp_path: Path) -> tuple[str, str]:
@@ -76,41 +114,92 @@ def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
 
 def test_prediction_and_measurement_stand_apart(tmp_path: Path) -> None:
     page = render_report(a_traced_run(tmp_path / "run"))
-    assert "predicted" in page
-    assert "measured" in page
-    assert "110" in page
+    _title, predicted, measured, spread, passes, error = row_of(page, "TTFT")
+    assert float(predicted) > 0
+    assert (measured, spread, passes) == ("110", "100 - 120", "2")
+    assert error.endswith(" %")
+    assert "a processor, 2026-11-22" in page
 
 
 def test_names_stay_text(tmp_path: Path) -> None:
     run = a_traced_run(tmp_path / "run")
     record = read_json(run / "run.json")
     record["layout"][0]["host"] = record["model"]["id"] = record["command"] = EVIL
-    write_json(run / "run.json", record)
+    record["config"]["model_id"] = record["id"] = EVIL
+    write_json(run / "run.json", record | {"warnings": [EVIL]})
     page = render_report(run)
     assert EVIL not in page
     assert "alert(&#39;x&#39;)" in page
+    specs = re.findall(r'class="spec">(.*?)</script>', page, re.S)
+    assert len(specs) == page.count('class="chart"')
+    for spec in specs:
+        assert "<" not in spec
+        assert json.loads(spec)["width"] == "container"
+
+
+def test_a_kernel_may_be_called_anything(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    kernel = {"ph": "X", "cat": "cpu_op", "name": EVIL, "pid": 1, "tid": 1, "ts": 1, "dur": 5}
+    document = {"schemaVersion": 1, "traceEvents": [kernel]}
+    document |= {"baseTimeNanoseconds": 0, "distributedInfo": {"rank": 0, "world_size": 1}}
+    trace = RunFolder(run).rank_file(0, "kineto.json.gz")
+    trace.write_bytes(gzip.compress(json.dumps(document).encode()))
+    page = render_report(run)
+    assert EVIL not in page
+    assert page.count("alert(&#39;x&#39;)") >= 1
 
 
 def test_a_failed_run_says_so_first(tmp_path: Path) -> None:
-    page = render_report(a_run(tmp_path / "run", state="failed"))
-    heading = re.search(r"<h1[^>]*>(.*?)</h1>", page, re.S)
-    assert heading is not None
-    assert "failed" in heading.group(1).lower()
+    run = edited(
+        a_run(tmp_path / "run", state="failed"),
+        failure={"rank": 0, "host": "node0", "reason": "was killed by SIGKILL"},
+    )
+    page = render_report(run)
+    assert heading(page).startswith("Run run: FAILED because of rank 0, speed measured in 2 timed")
+    assert "rank 0 on node0 was killed by SIGKILL" in page
+
+
+def test_a_run_that_never_started_has_a_page(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_json(run / "run.json", {"state": "preparing"})
+    page = render_report(run)
+    assert heading(page) == "Run run: PREPARING, NO MEASUREMENT"
+    assert row_of(page, "TTFT")[1:4] == ["-", "-", "-"]
+
+
+def test_a_rank_without_a_trace_is_named_and_not_averaged_away(tmp_path: Path) -> None:
+    run = a_traced_run(tmp_path / "run")
+    layout = [*read_json(run / "run.json")["layout"], {"rank": 1, "pp_rank": 0, "tp_rank": 1}]
+    page = render_report(edited(run, layout=layout))
+    assert heading(page).endswith("time split measured on 1 of 2 ranks")
+    assert "no usable trace of ranks 1" in page
+    assert "rank 1: no trace: not measured" in page
+
+
+def test_a_run_without_a_trace_says_that_the_split_was_not_measured(tmp_path: Path) -> None:
+    page = render_report(a_run(tmp_path / "run"))
+    assert heading(page).endswith("time split NOT measured")
+    assert page.count("<strong>Not measured.</strong>") == 3
 
 
 def test_without_rates_the_prediction_is_a_dash_with_the_reason(tmp_path: Path) -> None:
     page = render_report(a_run(tmp_path / "run", calibration=False))
     assert "no rates are known" in page
-    assert "110" in page
+    title, predicted, measured, *_rest, error = row_of(page, "TTFT")
+    assert (title, predicted, measured, error) == ("TTFT [ms]", "-", "110", "-")
+
+
+def test_rates_that_were_asked_for_are_used_or_refused(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    assert "data sheet of h200-sxm" in render_report(run, gpu="h200-sxm")
+    with pytest.raises(ConfigError, match="no GPU 'h2000'"):
+        render_report(run, gpu="h2000")
 
 
 def test_without_a_measurement_the_first_line_says_so(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     RunFolder(run).rank_file(0, "timers.jsonl").unlink()
-    page = render_report(run)
-    heading = re.search(r"<h1[^>]*>(.*?)</h1>", page, re.S)
-    assert heading is not None
-    assert re.search(r"no\w* .*measure|not measured", heading.group(1).lower())
+    assert heading(render_report(run)) == "Run run: finished, NO MEASUREMENT"
 
 
 def test_an_existing_report_needs_force(tmp_path: Path) -> None:
@@ -123,6 +212,33 @@ def test_an_existing_report_needs_force(tmp_path: Path) -> None:
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "report.html"
+    with pytest.raises(ConfigError, match=r"cannot write .*report\.html"):
+        write_report(a_run(tmp_path / "run"), out)
+
+
+@pytest.mark.parametrize("library", ["altair", "vl_convert"])
+def test_without_the_extra_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    run = a_run(tmp_path / "run")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ToolMissing, match=r"pip install 'perfkit\[report\]'"):
+        render_report(run)
+
+
+def test_the_command_prints_the_path_and_what_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = a_run(tmp_path / "run"), tmp_path / "new" / "report.html"
+    app(["report", str(run), "-o", str(out)], standalone_mode=False)
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}\n"
+    assert printed.err.endswith(f"Next: perfkit analyze {run} --kernels 10\n")
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 def test_charts_are_drawn_and_tables_sort_in_a_browser(tmp_path: Path) -> None:
     page = render_report(a_traced_run(tmp_path / "run"))
@@ -132,8 +248,23 @@ def test_charts_are_drawn_and_tables_sort_in_a_browser(tmp_path: Path) -> None:
     places = page.count('class="chart"')
     assert places >= 3
     assert built.count("<svg") >= places
-    assert not [line for line in log.splitlines() if "CONSOLE" in line and "rror" in line]
+    # Warnings too: Vega warns of charts that have nothing to draw.
+    assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
+    assert "could not be drawn" not in built.partition("<main>")[2].partition("</main>")[0]
     tops = re.search(r'data-tops="([^"]*)"', built)
     assert tops is not None
     first, second = tops.group(1).split("|")
     assert first != second
+    assert first == min(first, second)
+    left = re.search(r'data-left="([^"]*)"', built)
+    assert left is not None
+    assert set(left.group(1).split("|")) == {"decode"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_a_page_with_nothing_measured_works_in_a_browser(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    RunFolder(run).rank_file(0, "timers.jsonl").unlink()
+    built, log = dom(render_report(run), tmp_path)
+    assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
+    assert "<svg" in built.partition("<main>")[2]
