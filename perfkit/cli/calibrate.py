@@ -5,7 +5,8 @@ from pathlib import Path
 
 import typer
 
-from perfkit.cli.output import FORMAT_OPTION, Format, check_free, closing, result, story
+from perfkit.cli.output import FORMAT_OPTION, Format, closing, result, story
+from perfkit.files import check_free
 
 
 def command(

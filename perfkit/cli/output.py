@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from perfkit.errors import ConfigError
+from perfkit.files import check_free, write_text
 
 
 class Format(StrEnum):
@@ -28,25 +28,13 @@ def result(text: str) -> None:
     sys.stdout.flush()
 
 
-def check_free(path: Path | None, *, force: bool) -> None:
-    """ConfigError when the output file exists; before anything is computed."""
-    if path is not None and path.exists() and not force:
-        raise ConfigError(f"{path} exists already. Use --force to replace it.")
-
-
 def deliver(text: str, path: Path | None, *, force: bool) -> None:
     """The answer, in a file when one is named, else on stdout."""
     if path is None:
         result(text)
         return
     check_free(path, force=force)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}. Give a file you may write to.",
-        ) from error
+    write_text(path, text)
 
 
 def story(text: str) -> None:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from perfkit.cli.output import FORMAT_OPTION, Format, check_free, closing, deliver, story
+from perfkit.cli.output import FORMAT_OPTION, Format, closing, deliver, story
 from perfkit.errors import ConfigError
+from perfkit.files import check_free
 from perfkit.predict.cards import load_spec
 from perfkit.predict.gpus import Gpu, load_gpu
 from perfkit.predict.grid import numbers, plans, predict_rows

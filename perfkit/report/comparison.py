@@ -6,13 +6,8 @@ import polars as pl
 
 from perfkit.compare.run import Comparison
 from perfkit.report.tables import Column, as_json, render
+from perfkit.report.time_split import MEASURES
 
-UNITS = {
-    "ttft_s": ("TTFT [ms]", 1e3),
-    "tpot_s": ("TPOT [ms]", 1e3),
-    "e2e_s": ("end to end [ms]", 1e3),
-    "tokens_per_s": ("throughput [tokens/s]", 1.0),
-}
 HEADLINE = (
     Column(name="title", title="", kind="text"),
     Column(name="predicted", title="predicted"),
@@ -68,8 +63,8 @@ def document(comparison: Comparison) -> dict[str, object]:
 
 def readable(headline: pl.DataFrame) -> pl.DataFrame:
     """The headline in the units of its titles: milliseconds, tokens per second."""
-    scale = pl.col("measure").replace_strict({k: v[1] for k, v in UNITS.items()})
-    title = pl.col("measure").replace_strict({k: v[0] for k, v in UNITS.items()})
+    scale = pl.col("measure").replace_strict({k: v[1] for k, v in MEASURES.items()})
+    title = pl.col("measure").replace_strict({k: v[0] for k, v in MEASURES.items()})
     values = ("predicted", "measured", "measured_min", "measured_max")
     return headline.with_columns(title.alias("title"), *(pl.col(v) * scale for v in values))
 

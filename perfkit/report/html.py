@@ -16,6 +16,7 @@ import polars as pl
 from perfkit import __version__
 from perfkit.compare.run import Comparison, compare_run, doubts, find_rates, headline_table
 from perfkit.errors import ConfigError, ToolMissing
+from perfkit.files import check_free, write_text
 from perfkit.paths import cache_folder
 from perfkit.report import html_parts as parts
 from perfkit.report.comparison import readable
@@ -44,16 +45,8 @@ class Findings:
 
 def write_report(run: Path, out: Path, *, force: bool = False, **rates: Any) -> Path:
     """Write the report of a run folder; `rates` as for render_report."""
-    if out.exists() and not force:
-        raise ConfigError(f"{out} exists already. Use --force to replace it.")
-    page = render_report(run, **rates)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {out}: {error.strerror}. Give a file you may write to with -o.",
-        ) from error
+    check_free(out, force=force)
+    write_text(out, render_report(run, **rates))
     return out
 
 
