@@ -18,8 +18,10 @@
 Every JSON file carries `schema_version`.
 """
 
+import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ from typing import Any
 from perfkit.errors import ConfigError
 
 SCHEMA_VERSION = 1
+
+# Held on disk, so that a run can still say how it ended when its products have filled it.
+RESERVE, RESERVE_BYTES = ".reserve", 256 * 1024
+NEARLY_FULL_BYTES = 4 * RESERVE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +110,39 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     document = {"schema_version": SCHEMA_VERSION, **content}
-    temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def reserve(folder: Path) -> None:
+    """Hold a little of the disk in this folder for what must be written at the end."""
+    with contextlib.suppress(OSError), (folder / RESERVE).open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+
+def release(folder: Path) -> None:
+    """Give the reserve back."""
+    with contextlib.suppress(OSError):
+        (folder / RESERVE).unlink(missing_ok=True)
+
+
+def write_surely(path: Path, content: Mapping[str, Any]) -> None:
+    """write_json that takes the folder's reserve on a full disk, and never raises OSError."""
+    try:
+        write_json(path, content)
+    except OSError:
+        release(path.parent)
+        with contextlib.suppress(OSError):
+            write_json(path, content)
+
+
+def nearly_full(folder: Path) -> bool:
+    """True when the folder's file system has no room left (a quota cannot be seen)."""
+    try:
+        return shutil.disk_usage(folder).free < NEARLY_FULL_BYTES
+    except OSError:
+        return False

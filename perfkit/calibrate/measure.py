@@ -8,8 +8,9 @@ from typing import Any
 from perfkit.calibrate.fit import fit
 from perfkit.calibrate.store import collected_points
 from perfkit.collect.plan import RunPlan
-from perfkit.collect.run import execute, tell
+from perfkit.collect.run import execute
 from perfkit.collect.supervise import now
+from perfkit.collect.verdict import tell
 from perfkit.errors import PerfkitError
 from perfkit.report.tables import Column, as_json, render
 from perfkit.schema import RunFolder, write_json

@@ -57,7 +57,7 @@ def options(
     """Options of perfkit itself."""
 
 
-app.command("run")(run.command)
+app.command("run", cls=run.RunCommand)(run.command)
 app.command("collect")(collect.command)
 app.command("analyze")(analyze.command)
 app.command("compare")(compare.command)

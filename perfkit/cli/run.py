@@ -1,16 +1,40 @@
-"""`perfkit run`: distributed inference, recorded in a run folder."""
+"""`perfkit run`: distributed inference, or any program, recorded in a run folder."""
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
 from perfkit.cli.output import closing, result, story
+from perfkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from perfkit.collect.plan import RunPlan
+
+OF_ANY_PROGRAM = ("collect", "profile_ranks", "collectors_dir", "out", "force", "ranks")
+
+
+class RunCommand(TyperCommand):
+    """`perfkit run [OPTIONS] -- CMD...`: what follows the two dashes is a program, not a model."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ours, dashes, program = args, "", list[str]()
+        if "--" in args:
+            at = args.index("--")
+            ours, dashes, program = args[:at], "--", args[at + 1 :]
+        ctx.meta["program"] = program if dashes else None
+        return super().parse_args(ctx, ours)
 
 
 def command(
-    model: str = typer.Argument(
-        help="Model folder (config.json, tokenizer, *.safetensors), or the id of a staged one."
+    context: typer.Context,
+    model: str | None = typer.Argument(
+        None,
+        help="Model folder (config.json, tokenizer, *.safetensors), or the id of a staged one; "
+        "or -- CMD... for any program.",
+        show_default=False,
     ),
     tp: int = typer.Option(1, min=1, help="Tensor-parallel ranks in a stage (inside a node)."),
     pp: int = typer.Option(1, min=1, help="Pipeline stages (across nodes)."),
@@ -52,17 +76,37 @@ def command(
     collectors_dir: Path | None = typer.Option(None, help="Your own collectors, read first."),
     seed: int = typer.Option(0, help="Seed of random weights and random prompts."),
     models_dir: Path | None = typer.Option(None, help="Folder that holds model folders."),
+    ranks: int | None = typer.Option(
+        None, min=1, help="Processes of -- CMD on this machine. [default: 1; under srun, its tasks]"
+    ),
     out: Path | None = typer.Option(None, help="Run folder. [default: runs/MODEL-tpN-ppN-TIME]"),
     force: bool = typer.Option(False, "--force", help="Replace an existing run folder."),
 ) -> None:
     """Run distributed inference: timed passes, then a captured one, into a run folder.
 
     Under srun this process is one rank (tp * pp tasks); otherwise it starts every rank here.
-    """
-    from perfkit.cli.progress import Progress
-    from perfkit.collect.plan import plan_run
-    from perfkit.collect.run import execute, tell
 
+    perfkit run [OPTIONS] -- CMD... does the same for any program: each rank inside its collectors,
+    its exit code and the signals passed through, everything in a run folder.
+    """
+    from perfkit.collect.plan import plan_program, plan_run
+
+    program = context.meta["program"]
+    check_arguments(context, model, program, ranks)
+    if program:
+        execute_program(
+            plan_program(
+                argv=program,
+                num_ranks=ranks,
+                out=out,
+                force=force,
+                command=sys.argv,
+                collect=collect,
+                profile_ranks=profile_ranks,
+                collectors_dir=collectors_dir,
+            )
+        )
+    assert model is not None
     plan = plan_run(
         model=model,
         models_dir=models_dir,
@@ -88,8 +132,46 @@ def command(
         collectors_dir=collectors_dir,
         seed=seed,
     )
+    execute_model(plan)
+
+
+def check_arguments(
+    context: typer.Context, model: str | None, program: list[str] | None, ranks: int | None
+) -> None:
+    """ConfigError unless there is a model or a program, with the options that belong to it."""
+    if program is None and model is None:
+        raise ConfigError("give a model, `perfkit run MODEL`, or a program, `perfkit run -- CMD`.")
+    if program is None:
+        if ranks is not None:
+            raise ConfigError(
+                "--ranks belongs to `perfkit run -- CMD`; a model takes --tp and --pp."
+            )
+        return
+    if not program:
+        raise ConfigError("there is no program after --. Use `perfkit run -- CMD ARGUMENTS`.")
+    given = (
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    )
+    foreign = [name for name in given if name not in OF_ANY_PROGRAM]
+    if model is not None:
+        raise ConfigError(f"both a model ({model}) and a program after --. Give one of them.")
+    if foreign:
+        raise ConfigError(
+            f"--{foreign[0].replace('_', '-')} is an option of perfkit's own engine, not of "
+            "`perfkit run -- CMD`. Put options of the program after its name."
+        )
+
+
+def execute_model(plan: "RunPlan") -> None:
+    """Run perfkit's engine; the run folder is the answer."""
+    from perfkit.cli.progress import Progress
+    from perfkit.collect.run import execute
+    from perfkit.collect.verdict import tell
+
     if plan.place.first:
-        story(f"{plan.summary} -> {plan.folder}")
+        story(f"{plan.task.summary} -> {plan.folder}")
     progress = Progress()
     outcome = execute(plan, progress.show)
     progress.end()
@@ -101,3 +183,16 @@ def command(
         raise typer.Exit(outcome.exit_code)
     result(str(plan.folder))
     closing(plan.folder, f"perfkit analyze {plan.folder}")
+
+
+def execute_program(plan: "RunPlan") -> None:
+    """Run somebody's program: stdout is its own, and so is the exit code."""
+    from perfkit.collect.run import execute
+    from perfkit.collect.verdict import tell
+
+    outcome = execute(plan, lambda _line: None)
+    if plan.place.first:
+        if outcome.exit_code:
+            story(f"perfkit: {outcome.state}: {tell(outcome)}")
+        closing(plan.folder, f"perfkit analyze {plan.folder}")
+    raise typer.Exit(outcome.exit_code)

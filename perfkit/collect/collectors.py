@@ -24,6 +24,8 @@ RANK_CHOICES = ("all", "ends")
 PROBE_TIMEOUT_S = 20
 # What `--collect auto` asks for; what does not probe well is left out without a warning.
 AUTO = ("kineto", "perf-stat", "nvml", "sacct")
+# The same for a program that is not ours: only Nsight Systems sees inside it.
+AUTO_OF_PROGRAMS = ("nsys", "perf-stat", "nvml", "sacct")
 CAPTURE = "PERFKIT_CAPTURE"
 
 KEYS = {
@@ -68,6 +70,8 @@ class Collector:
     probe: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     wrap: tuple[str, ...] = ()
+    range_items: tuple[str, ...] = ()
+    """items of the probe that make sense only where the program opens a capture range"""
     beside: Mapping[str, Any] = field(default_factory=dict)
     settle: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[Mapping[str, Any], ...] = ()
@@ -110,10 +114,11 @@ def read_collector(path: Path) -> Collector:
     _one_of(path, content, "scope", SCOPES)
     _one_of(path, content, "ranks", RANK_CHOICES)
     products = content.pop("products", {})
-    wrap = tuple(content.pop("wrap", {}).get("command", ()))
+    wrap = content.pop("wrap", {})
     return Collector(
         name=path.stem,
-        wrap=wrap,
+        wrap=tuple(wrap.get("command", ())),
+        range_items=tuple(wrap.get("only_with_range", ())),
         products=tuple(products.get("files", ())),
         kept=tuple(products.get("keep", ())),
         excludes=tuple(content.pop("excludes", ())),
@@ -128,19 +133,21 @@ def _one_of(path: Path, content: Mapping[str, Any], key: str, allowed: Sequence[
         raise ConfigError(f"{path}: {key} = {value!r}. Use {', '.join(allowed)}.")
 
 
-def choose(asked: str, known: Mapping[str, Collector]) -> tuple[str, ...]:
+def choose(
+    asked: str, known: Mapping[str, Collector], auto: Sequence[str] = AUTO
+) -> tuple[Collector, ...]:
     """The collectors that `--collect` names: auto, none, or a list."""
     if asked == "none":
         return ()
     if asked == "auto":
-        return tuple(name for name in AUTO if name in known)
+        return tuple(known[name] for name in auto if name in known)
     names = tuple(filter(None, (part.strip() for part in asked.split(","))))
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(
             f"no collector {unknown[0]!r}. Use auto, none, or some of {', '.join(known)}."
         )
-    return names
+    return tuple(known[name] for name in names)
 
 
 def probe(collector: Collector, environ: Mapping[str, str]) -> Probed:

@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from perfkit.collect.facts import usable_cores
 from perfkit.errors import ConfigError
@@ -37,6 +36,11 @@ class Place:
     def whole(self) -> bool:
         """True when every rank of the run is supervised here."""
         return len(self.ranks) == self.num_ranks
+
+
+def num_tasks(environ: Mapping[str, str]) -> int:
+    """Tasks of the Slurm step that this process belongs to; 1 outside srun."""
+    return int(environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in environ else 1
 
 
 def find_place(num_ranks: int, environ: Mapping[str, str]) -> Place:
@@ -98,29 +102,43 @@ def tasks_on_this_node(environ: Mapping[str, str], num_ranks: int) -> int:
     return counts[node] if node < len(counts) else num_ranks
 
 
-def rank_environment(
-    place: Place, rank: int, master: tuple[str, int], environ: Mapping[str, str]
-) -> dict[str, str]:
-    """The environment of one rank: torch.distributed's variables and its share of the cores."""
-    local_id = place.local_ids[place.ranks.index(rank)]
-    threads = threads_of_rank(place, environ)
-    ours = {
+def rendezvous(place: Place, rank: int, master: tuple[str, int]) -> dict[str, str]:
+    """The variables by which torch.distributed finds the other ranks."""
+    return {
         "RANK": str(rank),
         "WORLD_SIZE": str(place.num_ranks),
-        "LOCAL_RANK": str(local_id),
+        "LOCAL_RANK": str(place.local_ids[place.ranks.index(rank)]),
         "LOCAL_WORLD_SIZE": str(place.ranks_on_node),
         "MASTER_ADDR": master[0],
         "MASTER_PORT": str(master[1]),
+    }
+
+
+def engine_environment(
+    place: Place, rank: int, master: tuple[str, int], environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of one rank of the engine: the rendezvous and its share of the cores."""
+    ours = {
         "PYTHONUNBUFFERED": "1",
         # transformers must never look for a hub, not even for a missing file.
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    defaults = {"OMP_NUM_THREADS": str(threads)}
+    defaults = {"OMP_NUM_THREADS": str(threads_of_rank(place, environ))}
     if place.whole:
         # gloo looks up the host name otherwise, which fails in containers without a resolver.
         defaults["GLOO_SOCKET_IFNAME"] = "lo"
-    return {**defaults, **environ, **ours}
+    return {**defaults, **environ, **ours, **rendezvous(place, rank, master)}
+
+
+def program_environment(
+    place: Place, rank: int, master: tuple[str, int], environ: Mapping[str, str]
+) -> dict[str, str]:
+    """A user's program keeps its environment; several ranks get a rendezvous they may use.
+
+    One rank gets none: programs such as torchrun or a server take RANK for a promise.
+    """
+    return {**environ, **(rendezvous(place, rank, master) if place.num_ranks > 1 else {})}
 
 
 def threads_of_rank(place: Place, environ: Mapping[str, str]) -> int:
@@ -148,10 +166,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
-
-
-def engine_command(folder: Path) -> list[str]:
-    """The command line of one rank of perfkit's own engine."""
-    import sys
-
-    return [sys.executable, "-m", "perfkit.engine.worker", str(folder)]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.calibrate.store import device_name, folder_for
-from perfkit.collect.collectors import Collector, choose, read_collectors
+from perfkit.collect.collectors import AUTO_OF_PROGRAMS, Collector, choose, read_collectors
 from perfkit.collect.facts import gpu_facts, host_facts
-from perfkit.collect.launch import Place, find_place
+from perfkit.collect.launch import Place, find_place, num_tasks
 from perfkit.collect.settings import DTYPES, LOADS, RunSettings
+from perfkit.collect.tasks import EngineTask, ProgramTask, Task
 from perfkit.collect.wrapping import parse_ranks
 from perfkit.engine.checkpoint import check_shapes, read_checkpoint
 from perfkit.engine.models import LocalModel, find_model
@@ -25,10 +27,9 @@ from perfkit.predict.tensors import check_layout, tensors
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A run that may start: settings resolved, model found, layout possible."""
+    """A run that may start: what it executes, where, and what records it."""
 
-    settings: RunSettings
-    model_config: dict[str, Any]
+    task: Task
     place: Place
     folder: Path
     force: bool
@@ -37,16 +38,6 @@ class RunPlan:
     explicit: bool = False
     """the user named the collectors, so that a missing one is worth a warning"""
     profile_ranks: str | None = None
-    task: str = "inference"
-
-    @property
-    def summary(self) -> str:
-        """What will run, in one line."""
-        s = self.settings
-        return (
-            f"{s.model_id}: TP {s.tp} x PP {s.pp} on {s.num_ranks} {s.device} rank(s), batch "
-            f"{s.batch} in {s.microbatches} microbatch(es), {s.dtype}"
-        )
 
 
 def plan_run(
@@ -86,10 +77,8 @@ def plan_run(
         check_weights(found, spec)
     if device == "cuda":
         check_gpus(place)
-    known = read_collectors(collectors_dir)
-    collectors = tuple(known[name] for name in choose(collect, known))
-    if profile_ranks is not None:
-        parse_ranks(profile_ranks, place.num_ranks)
+    collectors = choose(collect, read_collectors(collectors_dir))
+    check_ranks(profile_ranks, place)
     settings = RunSettings(
         model_id=found.id,
         model_folder=str(found.folder.resolve()) if found.folder else None,
@@ -104,18 +93,67 @@ def plan_run(
         device=device,
         **rest,
     )
-    folder = out or default_folder(settings, place)
+    task = EngineTask(settings, found.config)
     return RunPlan(
-        settings,
-        found.config,
+        task,
         place,
-        folder,
+        out or default_folder(task, place),
         force,
         tuple(command),
         collectors=collectors,
-        explicit=collect not in ("auto", "none"),
+        explicit=is_explicit(collect),
         profile_ranks=profile_ranks,
     )
+
+
+def plan_program(
+    *,
+    argv: Sequence[str],
+    num_ranks: int | None,
+    out: Path | None,
+    force: bool,
+    command: Sequence[str],
+    collect: str,
+    profile_ranks: str | None,
+    collectors_dir: Path | None,
+) -> RunPlan:
+    """Any program as a run: under srun one rank a task, else `num_ranks` processes here."""
+    if shutil.which(argv[0]) is None:
+        raise ConfigError(
+            f"cannot run {argv[0]}: there is no such program on PATH, or it is not executable."
+        )
+    tasks = num_tasks(os.environ)
+    if num_ranks is not None and tasks not in (1, num_ranks):
+        raise ConfigError(f"srun started {tasks} tasks, each is a rank: leave --ranks out.")
+    place = find_place(num_ranks or tasks, os.environ)
+    collectors = choose(collect, read_collectors(collectors_dir), AUTO_OF_PROGRAMS)
+    if own := [collector.name for collector in collectors if collector.builtin]:
+        raise ConfigError(
+            f"--collect {own[0]}: only perfkit's own engine records it. For another program use "
+            "nsys, or torch.profiler inside it, and give its files to `perfkit analyze`.",
+        )
+    check_ranks(profile_ranks, place)
+    task = ProgramTask(tuple(argv), place.num_ranks)
+    return RunPlan(
+        task,
+        place,
+        out or default_folder(task, place),
+        force,
+        tuple(command),
+        collectors=collectors,
+        explicit=is_explicit(collect),
+        profile_ranks=profile_ranks,
+    )
+
+
+def is_explicit(collect: str) -> bool:
+    return collect not in ("auto", "none")
+
+
+def check_ranks(profile_ranks: str | None, place: Place) -> None:
+    """ConfigError for a rank that the run does not have."""
+    if profile_ranks is not None:
+        parse_ranks(profile_ranks, place.num_ranks)
 
 
 def plan_calibration(
@@ -137,7 +175,7 @@ def plan_calibration(
         device=device,
     )
     folder = folder_for(settings, device_name(device, host_facts()))
-    return RunPlan(settings, {}, place, folder, True, tuple(command), task="calibration")
+    return RunPlan(EngineTask(settings, {}, "calibration"), place, folder, True, tuple(command))
 
 
 def check_packages(tp: int) -> None:
@@ -217,7 +255,7 @@ def check_gpus(place: Place) -> None:
         )
 
 
-def default_folder(settings: RunSettings, place: Place) -> Path:
-    """runs/MODEL-tpN-ppN-TIME; under srun every rank must come to the same name."""
+def default_folder(task: Task, place: Place) -> Path:
+    """runs/TITLE-TIME; under srun every rank must come to the same name."""
     stamp = place.launch_id if place.slurm else time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{settings.model_id}-tp{settings.tp}-pp{settings.pp}-{stamp}"
+    return Path("runs") / f"{task.title}-{stamp}"

@@ -1,115 +1,65 @@
 """One run from its settings to a finished run folder, whatever happens in between."""
 
+import contextlib
 import os
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perfkit import __version__
 from perfkit.calibrate.store import device_name, find_calibration
 from perfkit.collect import facts
+from perfkit.collect.claim import claim_folder, join
 from perfkit.collect.collectors import CAPTURE, Collector, Probed, probe
-from perfkit.collect.launch import Place, choose_master, engine_command, rank_environment
+from perfkit.collect.launch import choose_master
 from perfkit.collect.plan import RunPlan
 from perfkit.collect.supervise import (
     FAILED_MARKER,
     GRACE_S,
+    RankProcess,
+    RankStart,
     Watch,
-    log_tail,
+    WatchOptions,
     now,
     run_ranks,
-    state_of,
     write_status,
 )
-from perfkit.collect.wrapping import after, beside, on_rank, scratch_folders, settle, wrap
-from perfkit.errors import ConfigError
-from perfkit.schema import RunFolder, read_json, write_json
+from perfkit.collect.tasks import EngineTask
+from perfkit.collect.verdict import Outcome, judge, read_statuses, stop_record
+from perfkit.collect.wrapping import (
+    after,
+    beside,
+    missing_products,
+    on_rank,
+    scratch_folders,
+    settle,
+    wrap,
+)
+from perfkit.schema import RunFolder, read_json, release, write_json, write_surely
+from perfkit.secrets import without_secret_arguments
 
-# How long the ranks of a Slurm step wait for rank 0 to create the run folder, and rank 0 at the
-# end for the others' status files, which may travel through a slow shared file system.
-JOIN_S, JOIN_POLL_S = 60.0, 0.2
-FINISH_S = 30.0
-# A profiler needs longer to write what it has when its rank is asked to end.
-HEAVY_GRACE_S = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended: its state, exit code for the shell, and what to tell the user."""
-
-    state: str
-    exit_code: int
-    failure: Mapping[str, Any] | None
-
-
-def claim_folder(root: Path, force: bool, launch_id: str) -> RunFolder:
-    """An empty run folder; ConfigError when it exists without --force or cannot be written.
-
-    It appears whole, with a run.json that says whose it is: a folder without one is never ours,
-    so that the other ranks can refuse it at once (see join).
-    """
-    folder = RunFolder(root)
-    if root.exists():
-        check_replaceable(folder, force)
-    prepared = root.with_name(f".{root.name}.{launch_id}")
-    replaced = root.with_name(f".{root.name}.{launch_id}.replaced")
-    try:
-        content = {"state": "preparing", "launch_id": launch_id}
-        write_json(RunFolder(prepared).run_json, content)
-        if root.exists():
-            root.rename(replaced)
-        prepared.rename(root)
-    except OSError as error:
-        shutil.rmtree(prepared, ignore_errors=True)
-        raise unwritable(root, error) from error
-    shutil.rmtree(replaced, ignore_errors=True)
-    return folder
-
-
-def check_replaceable(folder: RunFolder, force: bool) -> None:
-    """An existing folder may be replaced only with --force, and only when it is a run."""
-    if not force:
-        raise ConfigError(
-            f"{folder.root} exists already. Use --force to replace it, or give another folder "
-            "with --out.",
-        )
-    if not folder.run_json.is_file():
-        raise ConfigError(
-            f"{folder.root} is not a run folder (it has no run.json), so --force will not delete "
-            "it. Give another folder with --out.",
-        )
-
-
-def unwritable(root: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot write the run folder {root}: {error.strerror}. "
-        "Give a folder you may write to with --out.",
-    )
+# A profiler needs longer to write what it has when its rank is asked to end, and a program that
+# perfkit does not know may have something to save. Slurm itself waits 30 s before it kills.
+HEAVY_GRACE_S, PROGRAM_GRACE_S = 20.0, 25.0
+LEFT_FOR_LATER = "the run was stopped before it could be exported: `perfkit collect` does it"
 
 
 def describe(plan: RunPlan) -> dict[str, Any]:
     """run.json as it stands when the ranks start."""
-    settings, place = plan.settings, plan.place
+    place = plan.place
     return {
         "id": plan.folder.name,
-        "task": plan.task,
+        "task": plan.task.name,
         "state": "running",
         "started_at": now(),
         "ended_at": None,
-        "command": list(plan.command),
+        "command": without_secret_arguments(plan.command),
         "launch_id": place.launch_id,
         "master": list(choose_master(place, os.environ)),
-        "config": settings.as_dict(),
-        "model": {"id": settings.model_id, "config": plan.model_config},
-        "layout": [
-            {"rank": rank, "pp_rank": rank // settings.tp, "tp_rank": rank % settings.tp}
-            for rank in range(settings.num_ranks)
-        ],
+        **plan.task.record(),
         "versions": {**facts.versions(), "perfkit": __version__},
         "hardware": facts.host_facts(),
         "slurm": facts.slurm_variables(),
@@ -123,62 +73,34 @@ def execute(plan: RunPlan, progress: Callable[[str], None]) -> Outcome:
     """Run the plan's ranks here; rank 0's process owns run.json from start to end."""
     if not plan.place.first:
         folder, master = RunFolder(plan.folder), tuple(join(plan)["master"])
-        return judge(folder, plan.place, supervise(folder, plan, master, progress))
+        return judge(folder, plan.task, plan.place, supervise(folder, plan, master, progress))
     folder = claim_folder(plan.folder, plan.force, plan.place.launch_id)
     record = describe(plan)
     write_json(folder.run_json, record)
     keep_calibration(folder, plan, record["hardware"])
-    watch = supervise(folder, plan, tuple(record["master"]), progress)
-    outcome = judge(folder, plan.place, watch)
+
+    def on_stop(number: int) -> None:
+        # Whatever comes after the signal may be cut short: say at once what is known.
+        write_surely(
+            folder.run_json,
+            {**record, "state": "stopped", "ended_at": now(), "failure": stop_record(number)},
+        )
+
+    watch = supervise(folder, plan, tuple(record["master"]), progress, on_stop)
+    outcome = judge(folder, plan.task, plan.place, watch)
     finish(folder, plan, record, outcome)
     return outcome
 
 
 def keep_calibration(folder: RunFolder, plan: RunPlan, hardware: Mapping[str, Any]) -> None:
     """Copy this machine's measured rates into the run, so that it can be predicted elsewhere."""
-    name = device_name(plan.settings.device, hardware)
-    source = find_calibration(plan.settings, name) if plan.task == "inference" else None
+    task = plan.task
+    if not isinstance(task, EngineTask) or task.name != "inference":
+        return
+    source = find_calibration(task.settings, device_name(task.settings.device, hardware))
     if source is not None:
         folder.calibration.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder.calibration)
-
-
-def join(plan: RunPlan) -> dict[str, Any]:
-    """Wait for the run.json of this launch, which rank 0's process writes.
-
-    What makes rank 0 refuse the folder makes every rank refuse it, at once: nobody waits for a
-    rank 0 that has gone.
-    """
-    folder, launch_id = RunFolder(plan.folder), plan.place.launch_id
-    try:
-        folder.root.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder.root, error) from error
-    deadline, looks = time.monotonic() + JOIN_S, 0
-    while time.monotonic() < deadline:
-        # In this order: a folder that was there before its run.json was read is not a new one.
-        existed, record = folder.root.exists(), read_claim(folder)
-        ours = record is not None and record.get("launch_id") == launch_id
-        if record is not None and ours and "config" in record:
-            return record
-        # Twice in a row: with --force rank 0 may replace the folder between the two questions.
-        not_replaceable = existed and not ours and (record is None or not plan.force)
-        looks = looks + 1 if not_replaceable else 0
-        if looks == 2:
-            check_replaceable(folder, plan.force)
-        time.sleep(JOIN_POLL_S)
-    raise ConfigError(
-        f"rank 0 did not create {folder.root} within {JOIN_S:.0f} s. "
-        "--out must be on a file system that every node of the job shares.",
-    )
-
-
-def read_claim(folder: RunFolder) -> dict[str, Any] | None:
-    """run.json of whoever has the folder; None where there is none, or while rank 0 replaces it."""
-    try:
-        return read_json(folder.run_json)
-    except ConfigError:
-        return None
 
 
 def supervise(
@@ -186,6 +108,7 @@ def supervise(
     plan: RunPlan,
     master: tuple[str, int],
     progress: Callable[[str], None],
+    on_stop: Callable[[int], None] = lambda _number: None,
 ) -> Watch:
     """Run this process's ranks with the plan's collectors around and beside them."""
     place = plan.place
@@ -198,39 +121,83 @@ def supervise(
         recorders = {
             rank: on_rank(probed, rank, place.num_ranks, plan.profile_ranks) for rank in place.ranks
         }
-        commands = {
-            rank: rank_command(folder, plan, master, rank, recorders[rank], scratch[rank])
+        starts = {
+            rank: rank_start(folder, plan, master, rank, recorders[rank], scratch[rank])
             for rank in place.ranks
         }
         heavy = any(p.collector.wrap for rank in recorders.values() for p in rank)
-        grace_s = HEAVY_GRACE_S if heavy else GRACE_S
-        watch = run_ranks(folder, commands, progress, grace_s)
+        options = WatchOptions(
+            grace_s=grace_s(plan, heavy),
+            echo=sys.stdout.buffer if plan.task.echoed else None,
+            arriving=0 if place.whole or not place.first else place.num_ranks,
+            signalled_too=place.slurm,
+            on_stop=on_stop,
+        )
+        watch = run_ranks(folder, starts, progress, options)
         for ours in watch.ranks:
             here = recorders[ours.rank]
-            problems = after(here, folder.rank(ours.rank), scratch[ours.rank])
+            problems = problems_of(folder, watch, ours, here, scratch[ours.rank])
             ours.collectors = collector_states(probed, here, problems, plan.explicit)
             write_status(folder, ours)
+            release(folder.rank(ours.rank))
     return watch
 
 
-def rank_command(
+def grace_s(plan: RunPlan, heavy: bool) -> float:
+    """Seconds from asking a rank to end to killing it."""
+    return PROGRAM_GRACE_S if plan.task.echoed else HEAVY_GRACE_S if heavy else GRACE_S
+
+
+def rank_start(
     folder: RunFolder,
     plan: RunPlan,
     master: tuple[str, int],
     rank: int,
     recorders: Sequence[Probed],
     scratch: Path,
-) -> tuple[Sequence[str], Mapping[str, str]]:
-    """(command line, environment) of one rank inside its collectors."""
+) -> RankStart:
+    """How one rank is started inside its collectors, and how without what stands around it."""
     place = folder.rank(rank).resolve()
-    program = engine_command(folder.root.resolve())
     witness = [sys.executable, "-m", "perfkit.collect.witness", str(place), "--"]
-    wrapped = wrap([*witness, *program], recorders, place, scratch)
-    environment = rank_environment(plan.place, rank, master, os.environ)
-    if any(CAPTURE in collector.environment for collector in plan.collectors):
+    line = [*witness, *plan.task.command(folder.root.resolve())]
+    environment = plan.task.environment(plan.place, rank, master, os.environ)
+    if plan.task.opens_range and any(CAPTURE in c.environment for c in plan.collectors):
         # Every rank takes part in the pass that some ranks record.
         environment[CAPTURE] = "nothing"
-    return wrapped.command, {**environment, **wrapped.environment}
+    wrapped = wrap(line, recorders, place, scratch, opens_range=plan.task.opens_range)
+    inside = [p for p in recorders if not p.collector.wrap]
+    bare = wrap(line, inside, place, scratch, opens_range=plan.task.opens_range)
+    return RankStart(
+        wrapped.command,
+        {**environment, **wrapped.environment},
+        (bare.command, {**environment, **bare.environment})
+        if len(inside) < len(recorders)
+        else None,
+    )
+
+
+def problems_of(
+    folder: RunFolder, watch: Watch, ours: RankProcess, here: Sequence[Probed], scratch: Path
+) -> dict[str, str]:
+    """collector -> why it has no product of this rank, once the rank has ended."""
+    place = folder.rank(ours.rank)
+    if watch.received is not None:
+        # Slurm kills what is left within seconds; exports can wait, products cannot.
+        left = {p.collector.name: LEFT_FOR_LATER for p in here if p.collector.after}
+        return {**left, **missing_products(here, place)}
+    if ours.without_wrappers:
+        around = [p for p in here if p.collector.wrap]
+        inside = [p for p in here if not p.collector.wrap]
+        lost = {p.collector.name: ours.without_wrappers for p in around}
+        return {**lost, **after(inside, place, scratch)}
+    return {**after(here, place, scratch), **engine_problems(folder, ours.rank)}
+
+
+def engine_problems(folder: RunFolder, rank: int) -> dict[str, str]:
+    """What the engine says of a product that it could not write itself."""
+    path = folder.rank_file(rank, "engine.json")
+    problems: dict[str, str] = read_json(path).get("problems", {}) if path.is_file() else {}
+    return problems
 
 
 def collector_states(
@@ -253,101 +220,14 @@ def collector_states(
     return found
 
 
-def judge(folder: RunFolder, place: Place, watch: Watch) -> Outcome:
-    """The run's state from how its ranks ended; the first rank that failed by itself is named."""
-    if watch.received is not None:
-        return Outcome("stopped", 128 + watch.received, {"reason": "the run was asked to stop"})
-    if not place.first:
-        return judge_own(watch)
-    if not place.whole:
-        wait_for_the_others(folder, place.num_ranks)
-    statuses = read_statuses(folder, place.num_ranks)
-    if all(status.get("state") == "finished" for status in statuses.values()):
-        return Outcome("finished", 0, None)
-    failure = blame(folder, statuses)
-    return Outcome("failed", int(failure.get("exit_code", 1)), failure)
-
-
-def judge_own(watch: Watch) -> Outcome:
-    """What a Slurm task other than rank 0's reports: only how its own rank ended."""
-    if all(state_of(ours) == "finished" for ours in watch.ranks):
-        return Outcome("finished", 0, None)
-    return Outcome("failed", 1, None)
-
-
-def wait_for_the_others(folder: RunFolder, num_ranks: int) -> None:
-    """Give the other nodes' supervisors time to write how their ranks ended."""
-    deadline = time.monotonic() + FINISH_S
-    while time.monotonic() < deadline:
-        states = [s.get("state") for s in read_statuses(folder, num_ranks).values()]
-        if all(state not in ("running", "missing") for state in states):
-            return
-        time.sleep(0.2)
-
-
-def read_statuses(folder: RunFolder, num_ranks: int) -> dict[int, dict[str, Any]]:
-    """status.json of every rank; a missing file is itself a finding."""
-    found = {}
-    for rank in range(num_ranks):
-        path = folder.rank_file(rank, "status.json")
-        found[rank] = read_json(path) if path.is_file() else {"rank": rank, "state": "missing"}
-    return found
-
-
-def blame(folder: RunFolder, statuses: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The rank whose own failure ended the run.
-
-    A rank that dies makes its peers fail within milliseconds with a lost connection. So a rank
-    killed by a signal or with an error of its own comes before one that lost a peer, then the
-    earliest comes first.
-    """
-    errors = {rank: read_error(folder, rank) for rank in statuses}
-
-    def order(rank: int) -> tuple[bool, bool, int]:
-        status, error = statuses[rank], errors[rank]
-        # Still "running" after everybody has ended: its supervisor died before it could say how.
-        failed = status["state"] in ("failed", "missing", "running")
-        consequence = error is not None and error.get("kind") == "peer-lost"
-        return not failed, consequence, status.get("ended_ns") or 0
-
-    rank = min(statuses, key=order)
-    return failure_record(folder, rank, statuses[rank], errors[rank])
-
-
-def failure_record(
-    folder: RunFolder, rank: int, status: Mapping[str, Any], error: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    record = {"rank": rank, "host": status.get("host"), "log": f"ranks/{rank:04d}/log.txt"}
-    if error is not None:
-        message, code = error["message"], error.get("exit_code", 1)
-        return {**record, "reason": message, "exit_code": code}
-    if status["state"] in ("missing", "running"):
-        reason = "its node or its supervisor died (out of memory, or killed: see dmesg or sacct)"
-        return {**record, "reason": reason}
-    if status.get("signal"):
-        reason = f"was killed by {status['signal']}"
-        if status["signal"] == "SIGKILL":
-            reason += " (by somebody, or by the kernel for lack of memory: see dmesg or sacct)"
-        return {**record, "reason": reason}
-    tail = log_tail(folder.rank_file(rank, "log.txt"))
-    return {**record, "reason": f"exited with code {status.get('exit_code')}\n{tail}".rstrip()}
-
-
-def read_error(folder: RunFolder, rank: int) -> dict[str, Any] | None:
-    path = folder.rank_file(rank, "error.json")
-    try:
-        return read_json(path) if path.is_file() else None
-    except ConfigError:
-        return None
-
-
 def finish(folder: RunFolder, plan: RunPlan, record: dict[str, Any], outcome: Outcome) -> None:
     """run.json as it stands at the end: state, what the ranks found, warnings, failure."""
     record.update(state=outcome.state, ended_at=now(), failure=outcome.failure)
+    statuses = read_statuses(folder, plan.place.num_ranks)
     for place in record["layout"]:
+        place["host"] = statuses[place["rank"]].get("host")
         place.update(engine_facts(folder, place["rank"]))
     record["warnings"] += scattered_stages(record["layout"])
-    statuses = read_statuses(folder, plan.place.num_ranks)
     record["collectors"] = joined_states(plan.collectors, statuses)
     for collector in plan.collectors:
         if collector.scope == "job":
@@ -355,15 +235,17 @@ def finish(folder: RunFolder, plan: RunPlan, record: dict[str, Any], outcome: Ou
                 folder, collector, plan.explicit, os.environ.get("SLURM_JOB_ID", "")
             )
     record["warnings"] += collector_warnings(plan.collectors, record["collectors"])
-    write_json(folder.run_json, record)
-    (folder.root / FAILED_MARKER).unlink(missing_ok=True)
+    write_surely(folder.run_json, record)
+    release(folder.root)
+    with contextlib.suppress(OSError):
+        (folder.root / FAILED_MARKER).unlink(missing_ok=True)
 
 
 def scattered_stages(layout: Sequence[Mapping[str, Any]]) -> list[str]:
     """Tensor-parallel groups that span nodes: a slow layout that Slurm may choose by itself."""
     hosts: dict[int, list[str]] = {}
     for place in layout:
-        if "host" in place and place["host"] not in hosts.setdefault(place["pp_rank"], []):
+        if "pp_rank" in place and place["host"] not in hosts.setdefault(place["pp_rank"], []):
             hosts[place["pp_rank"]].append(place["host"])
     return [
         f"the tensor-parallel ranks of stage {stage} are on {' and '.join(names)}: their "
@@ -441,11 +323,3 @@ def engine_facts(folder: RunFolder, rank: int) -> dict[str, Any]:
         return {}
     content = read_json(path)
     return {key: content[key] for key in ("host", "device", "layers") if key in content}
-
-
-def tell(outcome: Outcome) -> str:
-    """One message for the person who started the run."""
-    failure = outcome.failure or {}
-    if "rank" not in failure:
-        return str(failure.get("reason", f"the run is {outcome.state}"))
-    return f"rank {failure['rank']} on {failure['host']}: {failure['reason']}"

@@ -61,13 +61,23 @@ def on_rank(probed: Sequence[Probed], rank: int, num_ranks: int, asked: str | No
 
 
 def wrap(
-    command: Sequence[str], collectors: Sequence[Probed], folder: Path, scratch: Path
+    command: Sequence[str],
+    collectors: Sequence[Probed],
+    folder: Path,
+    scratch: Path,
+    *,
+    opens_range: bool = True,
 ) -> Wrapped:
-    """The rank's command inside its collectors: the lowest `order` is outermost."""
+    """The rank's command inside its collectors: the lowest `order` is outermost.
+
+    `opens_range`: the program says what is to be recorded; otherwise all of it is.
+    """
     line: list[str] = list(command)
     environment: dict[str, str] = {}
     for probed in sorted(collectors, key=lambda p: p.collector.order, reverse=True):
         values = placeholders(probed, folder, scratch)
+        if not opens_range:
+            values["items"] = [i for i in probed.items if i not in probed.collector.range_items]
         line = [*fill(probed.collector.wrap, values), *line]
         texts = probed.collector.environment.items()
         environment |= {key: fill([value], values)[0] for key, value in texts}
@@ -94,12 +104,25 @@ def after(collectors: Sequence[Probed], folder: Path, scratch: Path) -> dict[str
             problem = run_step(step, placeholders(probed, folder, scratch))
             if problem:
                 problems.setdefault(name, problem)
-        missing = [name for name in probed.collector.products if not (folder / name).is_file()]
+    for name, problem in missing_products(collectors, folder).items():
+        problems.setdefault(name, problem)
+    return problems
+
+
+def missing_products(collectors: Sequence[Probed], folder: Path) -> dict[str, str]:
+    """collector -> which of its products is not there, or has nothing in it."""
+    problems = {}
+    for probed in collectors:
+        missing = [name for name in probed.collector.products if not has_bytes(folder / name)]
         if missing:
             kept = [file for file in probed.collector.kept if (folder / file).is_file()]
             left = f"; {kept[0]} was kept and can be imported later" if kept else ""
-            problems.setdefault(name, f"left no {missing[0]}{left}")
+            problems[probed.collector.name] = f"left no {missing[0]}{left}"
     return problems
+
+
+def has_bytes(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def run_step(step: Mapping[str, Any], values: Mapping[str, str | Sequence[str]]) -> str | None:

@@ -115,12 +115,13 @@ def passes(rank: "Rank", topology: Topology, stage: Stage) -> None:
         done = work.one_pass("timed", number)
         if topology.last and topology.tp_rank == 0:
             rank.tell(work.story)
-    if how := os.environ.get("PERFKIT_CAPTURE"):
-        rank.tell(f"captured pass ({how})")
-        done = CAPTURES[how](work)
-    recorder.close()
+    # Before the capture: a profiler that fills the disk must not cost the tokens.
     if topology.last and topology.tp_rank == 0:
         write_outputs(rank, batching.outputs(requests, done, stopping.pad, tokenizer))
+    if how := os.environ.get("PERFKIT_CAPTURE"):
+        rank.tell(f"captured pass ({how})")
+        CAPTURES[how](work)
+    recorder.close()
 
 
 class Work:
@@ -180,37 +181,40 @@ def summary(phases: Sequence[Phase], batches: Sequence[MicroBatch]) -> str:
     return f"TTFT {1e3 * ttft_s:.1f} ms, {tpot}{rate:.1f} new tokens/s"
 
 
-def capture_with_kineto(work: Work) -> list[MicroBatch]:
+def capture_with_kineto(work: Work) -> None:
     """The same steps once more while the PyTorch profiler records."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if work.topology.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
         work.recorder.profiling = True
-        done = work.one_pass("captured", 0)
+        work.one_pass("captured", 0)
         work.recorder.profiling = False
     work.rank.tell("writing the trace")
     target = work.rank.folder.rank_file(work.rank.rank, "kineto.json.gz")
-    profiler.export_chrome_trace(str(target))
-    return done
+    try:
+        profiler.export_chrome_trace(str(target))
+    except OSError as error:
+        # Half a trace is none, and the run is good without it.
+        target.unlink(missing_ok=True)
+        work.rank.facts["problems"] = {"kineto": f"could not be written: {error.strerror}"}
 
 
-def capture_with_cuda_profiler(work: Work) -> list[MicroBatch]:
+def capture_with_cuda_profiler(work: Work) -> None:
     """The same steps once more inside the range that nsys waits for (cudaProfilerApi)."""
     torch.cuda.synchronize()
     torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
-    done = work.one_pass("captured", 0)
+    work.one_pass("captured", 0)
     torch.cuda.synchronize()
     torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
-    return done
 
 
-def capture_with_nothing(work: Work) -> list[MicroBatch]:
+def capture_with_nothing(work: Work) -> None:
     """Ranks without a collector take part in the pass that others record."""
-    return work.one_pass("captured", 0)
+    work.one_pass("captured", 0)
 
 
-CAPTURES: dict[str, Callable[[Work], list[MicroBatch]]] = {
+CAPTURES: dict[str, Callable[[Work], None]] = {
     "kineto": capture_with_kineto,
     "cuda-profiler": capture_with_cuda_profiler,
     "nothing": capture_with_nothing,

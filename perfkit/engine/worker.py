@@ -20,7 +20,7 @@ from typing import Any
 from perfkit.collect.settings import RunSettings, settings_from_dict
 from perfkit.collect.supervise import PROGRESS_FD
 from perfkit.errors import PerfkitError
-from perfkit.schema import RunFolder, read_json, write_json
+from perfkit.schema import RunFolder, read_json, write_surely
 
 # What torch.distributed says when the other side of a connection is gone.
 PEER_LOST = (
@@ -43,7 +43,7 @@ def main() -> None:
     except BaseException as error:
         traceback.print_exc()
         code = error.exit_code if isinstance(error, PerfkitError) else 1
-        write_json(folder.rank_file(rank, "error.json"), describe_error(error, code))
+        write_surely(folder.rank_file(rank, "error.json"), describe_error(error, code))
     sys.stdout.flush()
     sys.stderr.flush()
     # A lost peer leaves communicator threads that would keep the interpreter from ending.
@@ -105,7 +105,7 @@ def write_engine_facts(rank: Rank) -> None:
     """engine.json: what only the engine knows."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rank.facts |= {"host": socket.gethostname(), "peak_host_bytes": peak}
-    write_json(rank.folder.rank_file(rank.rank, "engine.json"), rank.facts)
+    write_surely(rank.folder.rank_file(rank.rank, "engine.json"), rank.facts)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from perfkit.collect.launch import choose_master, local_place, rank_environment
+from perfkit.collect.launch import choose_master, local_place, engine_environment
 from perfkit.collect.settings import RunSettings
 from perfkit.engine import batch as batching
 from perfkit.engine.loading import fill_dummy, load_safetensors
@@ -110,7 +110,7 @@ def main() -> None:
     name, dtype = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "float32"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     place = local_place(1)
-    os.environ.update(rank_environment(place, 0, choose_master(place, os.environ), os.environ))
+    os.environ.update(engine_environment(place, 0, choose_master(place, os.environ), os.environ))
     prepare_torch(device)
     found = measure(name, dtype, device)
     sys.stdout.write(json.dumps(found) + "\n")

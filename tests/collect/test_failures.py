@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import save_tiny
 
+from perfkit.collect.witness import alive
 from perfkit.schema import RunFolder, read_json
 
 pytestmark = pytest.mark.slow
@@ -82,26 +83,20 @@ def long_run(tiny: Path, tmp_path: Path) -> Iterator[LongRun]:
         run.process.communicate()
 
 
-def alive(pid: int) -> bool:
-    """True while a process runs; a zombie has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def wait_until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 5
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [pid for pid in pids if alive(pid)]
+    wait_until(lambda: not any(map(alive, pids)), within_s=5)
 
 
-@pytest.mark.parametrize("file", ["exit.json", "status.json"])
-def test_a_killed_rank_ends_the_run_and_is_named(long_run: LongRun, file: str) -> None:
-    """Killed itself, or with the collector around it (perf stat hides a killed program)."""
+def test_a_killed_rank_ends_the_run_and_is_named(long_run: LongRun) -> None:
     pids = long_run.pids()
-    os.kill(long_run.pids(file)[2], signal.SIGKILL)
+    os.kill(pids[2], signal.SIGKILL)
     code, stderr, seconds = long_run.end()
     assert code == 1
     assert seconds < MUST_END_WITHIN_S
@@ -115,6 +110,19 @@ def test_a_killed_rank_ends_the_run_and_is_named(long_run: LongRun, file: str) -
     states = [read_json(long_run.folder.rank_file(r, "status.json"))["state"] for r in range(4)]
     assert states[2] == "failed"
     assert "running" not in states
+
+
+def test_a_killed_collector_does_not_end_its_rank(long_run: LongRun) -> None:
+    """perf stat around rank 2 is killed: the rank goes on, until the run is stopped later."""
+    os.kill(long_run.pids("status.json")[2], signal.SIGKILL)
+    timers = long_run.folder.rank_file(2, "timers.jsonl")
+    size = timers.stat().st_size
+    wait_until(lambda: timers.stat().st_size > 2 * size)
+    long_run.process.send_signal(signal.SIGTERM)
+    long_run.end()
+    record = read_json(long_run.folder.run_json)
+    assert record["state"] == "stopped"
+    assert record["collectors"]["perf-stat"]["missing_ranks"] == [2]
 
 
 def test_the_folder_of_a_killed_run_is_still_analysed(long_run: LongRun) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perfkit.collect.launch import find_place, local_place, rank_environment, tasks_on_this_node
+from perfkit.collect.launch import engine_environment, find_place, local_place, tasks_on_this_node
 from perfkit.errors import ConfigError
 
 STEP = {
@@ -68,7 +68,7 @@ def test_tasks_on_this_node(layout: str, node: str, tasks: int) -> None:
 
 
 def test_ranks_share_the_cores_and_never_ask_a_hub() -> None:
-    environment = rank_environment(local_place(64), 5, ("127.0.0.1", 1234), {"PATH": "/bin"})
+    environment = engine_environment(local_place(64), 5, ("127.0.0.1", 1234), {"PATH": "/bin"})
     assert environment["RANK"] == environment["LOCAL_RANK"] == "5"
     assert environment["WORLD_SIZE"] == "64"
     assert environment["OMP_NUM_THREADS"] == "1"
@@ -77,5 +77,5 @@ def test_ranks_share_the_cores_and_never_ask_a_hub() -> None:
 
 
 def test_a_users_thread_count_wins() -> None:
-    environment = rank_environment(local_place(2), 0, ("h", 1), {"OMP_NUM_THREADS": "7"})
+    environment = engine_environment(local_place(2), 0, ("h", 1), {"OMP_NUM_THREADS": "7"})
     assert environment["OMP_NUM_THREADS"] == "7"

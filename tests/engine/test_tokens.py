@@ -12,7 +12,7 @@ import torch
 from tiny import VARIANTS, save_tiny
 from transformers import AutoModelForCausalLM
 
-from perfkit.collect.launch import choose_master, local_place, rank_environment
+from perfkit.collect.launch import choose_master, engine_environment, local_place
 from perfkit.engine.models import staged_folder
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ def engine_tokens(
         ranks = [
             subprocess.Popen(
                 [sys.executable, str(WORKER), str(source), str(target)],
-                env=rank_environment(place, rank, master, os.environ),
+                env=engine_environment(place, rank, master, os.environ),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from perfkit.collect.witness import alive
 from perfkit.schema import RunFolder, read_json
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "dev-cluster.sh"
@@ -44,6 +45,34 @@ class Cluster:
     """Three nodes that run; `environ` is what a person's shell has after `eval env`."""
 
     environ: Mapping[str, str]
+    settings: Mapping[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """Its state: etc, log, run with a pid file for each daemon."""
+        return Path(self.settings["PERFKIT_CLUSTER_DIR"])
+
+    def stop_daemon(self, name: str) -> None:
+        """End one of its daemons; `up` starts it again."""
+        pid = int((self.folder / "run" / f"{name}.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not alive(pid), f"{name} has ended", within_s=30)
+
+    def up(self) -> None:
+        script("up", self.settings)
+
+    def sbatch(self, text: str, folder: Path) -> str:
+        """Submit a batch script; returns the job's number. (--wait polls only now and then.)"""
+        path = folder / "job.sbatch"
+        path.write_text(text)
+        done = self.run("sbatch", "--parsable", path, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def wait_for_job(self, job: str, within_s: float) -> None:
+        wait_until(
+            lambda: not self.run("squeue", "-h", "-j", job).stdout, f"job {job} is gone", within_s
+        )
 
     def run(self, *command: str | Path, cwd: Path | None = None, timeout_s: float = 120) -> Done:
         """A command of this cluster (sacct, scancel, srun ...) to its end."""
@@ -92,25 +121,25 @@ def end_step(process: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def running_cluster() -> Iterator[Cluster]:
+def running_cluster(nodes: int = 3, memory: str = "none") -> Iterator[Cluster]:
     """A cluster in a folder of its own, on ports of its own, down at the end.
 
     Not under pytest's folder: munged and MariaDB must be able to enter it, and a socket's path is
-    short. Not with cgroups: their names hold only the node's name, which other clusters share.
+    short. Without cgroups unless asked: their names hold only the node's, which clusters share.
     """
     folder = Path(tempfile.mkdtemp(prefix="pk-slurm-", dir="/tmp"))
     folder.chmod(0o755)
     ours = {
         "PERFKIT_CLUSTER_DIR": str(folder),
         "PERFKIT_CLUSTER_PORT": str(free_ports()),
-        "PERFKIT_CLUSTER_NODES": "3",
-        "PERFKIT_CLUSTER_MEMORY": "none",
+        "PERFKIT_CLUSTER_NODES": str(nodes),
+        "PERFKIT_CLUSTER_MEMORY": memory,
     }
     try:
         script("up", ours)
         line = script("env", ours).stdout.strip()
         name, _, value = line.removeprefix("export ").partition("=")
-        yield Cluster({**outside_slurm(), name: value})
+        yield Cluster({**outside_slurm(), name: value}, ours)
     finally:
         script("down", ours)
         shutil.rmtree(folder)
@@ -180,11 +209,3 @@ def wait_until(condition: Callable[[], bool], what: str, within_s: float) -> Non
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
         time.sleep(0.1)
-
-
-def alive(pid: int) -> bool:
-    """True while a process runs; a zombie has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -18,14 +18,11 @@ from dev_cluster import (
     Cluster,
     Done,
     LongRun,
-    alive,
     end_step,
-    reason_to_skip,
-    running_cluster,
     wait_until,
 )
-from tiny import save_tiny
 
+from perfkit.collect.witness import alive
 from perfkit.ingest.timers import read_timers
 from perfkit.schema import RunFolder, read_json
 
@@ -35,25 +32,6 @@ SHORT = ("--batch", "2", "--prompt-tokens", "8", "--new-tokens", "6", "--repeats
 MUST_END_WITHIN_S = 15.0
 # Python starts on four ranks and two cores; nobody waits for anybody.
 REFUSED_WITHIN_S = 15.0
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    if reason := reason_to_skip():
-        pytest.skip(reason)
-    with running_cluster() as ours:
-        yield ours
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that every node sees."""
-    return tmp_path_factory.mktemp("shared")
-
-
-@pytest.fixture(scope="session")
-def tiny(shared: Path) -> Path:
-    return save_tiny("llama-untied", shared)
 
 
 def token_ids(folder: Path) -> list[list[int]]:
