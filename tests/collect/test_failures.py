@@ -151,10 +151,17 @@ def test_ctrl_c_exits_130(long_run: LongRun) -> None:
 
 
 def test_no_rank_outlives_a_killed_supervisor(long_run: LongRun) -> None:
+    """Nobody could write how the run ended: `perfkit collect` finds out, and does."""
     pids = long_run.pids()
+    assert "still running" in perfkit("collect", long_run.folder.root).stderr
     long_run.process.kill()
     long_run.end()
     wait_until_gone(pids)
+    assert read_json(long_run.folder.run_json)["state"] == "running"
+    assert perfkit("collect", long_run.folder.root).returncode == 0
+    record = read_json(long_run.folder.run_json)
+    assert record["state"] == "failed"
+    assert "supervisor died" in record["failure"]["reason"]
 
 
 def test_a_rank_that_fails_by_itself_shows_its_own_error_first(tiny: Path, tmp_path: Path) -> None:
