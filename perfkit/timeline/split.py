@@ -5,6 +5,12 @@
 compute is everything that is not communication or a copy, unknown kernels too; comm is the union
 of communication; overlap is both at once; exposed_comm = comm - overlap; copy counts only outside
 compute and comm; idle is what is left of the window.
+
+    wait + transfer + unmatched = comm, exactly
+
+where collectives were matched over ranks (perfkit/timeline/waits.py): transfer is the union of the
+transfer parts, wait the rest of the matched collectives, unmatched the communication of which no
+other rank is known.
 """
 
 from dataclasses import dataclass
@@ -14,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from perfkit.timeline.intervals import Ns, Union, both, union
+from perfkit.timeline.waits import WAITS
 from perfkit.timeline.windows import WHOLE, starts_inside, windows_of
 
 SPLIT = pl.Schema(
@@ -29,8 +36,9 @@ SPLIT = pl.Schema(
         "exposed_comm_ns": pl.Int64,
         "copy_ns": pl.Int64,
         "idle_ns": pl.Int64,
-        "wait_ns": pl.Int64,  # comm until the last rank entered; null: ranks not matched yet
+        "wait_ns": pl.Int64,  # comm until the last rank entered; null: nothing matched over ranks
         "transfer_ns": pl.Int64,  # comm from then on; null likewise
+        "unmatched_ns": pl.Int64,  # comm that is neither
         "median_window_ns": pl.Float64,  # of one instance
         "kernels": pl.Int64,  # activities that start inside
         "unknown_share": pl.Float64,  # unknown kernels' part of the kernels' summed time
@@ -47,13 +55,21 @@ class Sets:
     busy: Union
     """compute or comm"""
     all: Union
+    matched: Union
+    """comm of collectives that were matched over ranks"""
+    transfer: Union
+    """their part after the last rank had entered"""
+    any_matched: bool
 
 
-def split_table(activities: pl.DataFrame, ranges: pl.DataFrame) -> pl.DataFrame:
+def split_table(
+    activities: pl.DataFrame, ranges: pl.DataFrame, waits: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """One row for each rank, device and phase, `whole` first (SPLIT)."""
     rows: list[dict[str, Any]] = []
+    matched = pl.DataFrame(schema=WAITS) if waits is None else waits
     for (rank, device), mine in activities.group_by("rank", "device", maintain_order=True):
-        sets = sets_of(mine)
+        sets = sets_of(mine, matched.filter(rank=rank, device=device))
         own = ranges.filter(pl.col("rank") == rank)
         for phase, (starts, ends) in windows_of(mine, own).items():
             row = {"rank": rank, "device": device, "phase": phase}
@@ -62,11 +78,20 @@ def split_table(activities: pl.DataFrame, ranges: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SPLIT).sort(order, maintain_order=True)
 
 
-def sets_of(mine: pl.DataFrame) -> Sets:
+def sets_of(mine: pl.DataFrame, waits: pl.DataFrame) -> Sets:
     compute = _union(mine, "compute", "unknown")
     comm = _union(mine, "comm")
     busy = both(compute, comm)
-    return Sets(compute, comm, busy, both(busy, _union(mine, "copy")))
+    starts, ends = waits["start_ns"].to_numpy(), waits["end_ns"].to_numpy()
+    return Sets(
+        compute=compute,
+        comm=comm,
+        busy=busy,
+        all=both(busy, _union(mine, "copy")),
+        matched=union(starts, ends),
+        transfer=union(ends - waits["transfer_ns"].to_numpy(), ends),
+        any_matched=not waits.is_empty(),
+    )
 
 
 def _union(mine: pl.DataFrame, *classes: str) -> Union:
@@ -77,11 +102,12 @@ def _union(mine: pl.DataFrame, *classes: str) -> Union:
 def measures_within(sets: Sets, starts: Ns, ends: Ns) -> dict[str, Any]:
     """The split summed over windows; each window is measured by itself."""
     window = ends - starts
-    compute, comm, busy, everything = (
+    compute, comm, busy, everything, matched, transfer = (
         int(part.within(starts, ends).sum())
-        for part in (sets.compute, sets.comm, sets.busy, sets.all)
+        for part in (sets.compute, sets.comm, sets.busy, sets.all, sets.matched, sets.transfer)
     )
     total = int(window.sum())
+    known = sets.any_matched
     return {
         "instances": len(starts),
         "window_ns": total,
@@ -91,6 +117,9 @@ def measures_within(sets: Sets, starts: Ns, ends: Ns) -> dict[str, Any]:
         "exposed_comm_ns": busy - compute,
         "copy_ns": everything - busy,
         "idle_ns": total - everything,
+        "wait_ns": matched - transfer if known else None,
+        "transfer_ns": transfer if known else None,
+        "unmatched_ns": comm - matched if known else None,
         "median_window_ns": float(np.median(window)),
     }
 

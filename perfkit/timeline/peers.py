@@ -1,0 +1,140 @@
+"""Names the communicators of perfkit's own runs on CPUs, where gloo names none.
+
+The layout says who is whose peer: all-reduces and broadcasts are of the stage's tensor-parallel
+group, barriers of everybody, and a send or receive belongs to the phase that it stands in: pp_send
+and pp_recv go to the next stage and come from the one before, tok_send goes to the stages 0, 1 ...
+in this order, tok_recv comes from the last one. See perfkit/engine/pipeline.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+STAGE_OPS = ("all_reduce", "broadcast", "all_gather", "reduce_scatter")
+SEND_CALL = "c10d::send"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Tensor-parallel ranks in a stage, and stages: rank = pp_rank * tp + tp_rank."""
+
+    tp: int
+    pp: int
+
+    @property
+    def num_ranks(self) -> int:
+        return self.tp * self.pp
+
+    def sender(self, rank: int, phase: str) -> int:
+        """Whom a receive in this phase comes from."""
+        return rank - self.tp if phase == "pp_recv" else (self.pp - 1) * self.tp + rank % self.tp
+
+    def receiver(self, rank: int, phase: str, number: int) -> int:
+        """Whom the send with this number in its range goes to."""
+        return rank + self.tp if phase == "pp_send" else number * self.tp + rank % self.tp
+
+
+def layout_of(run: Mapping[str, Any]) -> Layout | None:
+    """The layout that run.json records; None for another program's run."""
+    config = run.get("config") or {}
+    if "tp" not in config or "pp" not in config:
+        return None
+    return Layout(tp=int(config["tp"]), pp=int(config["pp"]))
+
+
+def with_groups(activities: pl.DataFrame, ranges: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    """The same rows, those of unnamed communicators named; GPU rows are left as they are.
+
+    A send's call takes the place of gloo's own row of it, which ends only when somebody waits.
+    """
+    of_stage = pl.col("op").is_in(STAGE_OPS)
+    stage = (pl.col("rank") // layout.tp).cast(pl.String)
+    unnamed = (pl.col("device") == "cpu") & pl.col("group").is_null() & pl.col("op").is_not_null()
+    barrier = pl.col("op") == "barrier"
+    group = pl.when(of_stage).then(pl.lit("stage ") + stage).when(barrier).then(pl.lit("world"))
+    size = pl.when(of_stage).then(layout.tp).when(barrier).then(layout.num_ranks)
+    named = activities.with_columns(
+        group=pl.when(unnamed).then(group.otherwise(None)).otherwise(pl.col("group")),
+        num_ranks=pl.when(unnamed).then(size.otherwise(None)).otherwise(pl.col("num_ranks")),
+    )
+    parts = [_rank_named(rows, ranges, layout) for _key, rows in named.group_by("rank")]
+    return pl.concat(parts).sort("rank", "start_ns", "end_ns") if parts else named
+
+
+def _rank_named(rows: pl.DataFrame, ranges: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    rank = int(rows["rank"][0])
+    mine = ranges.filter(pl.col("rank") == rank)
+    cpu = pl.col("device") == "cpu"
+    receives = rows.filter(cpu, pl.col("op") == "recv", pl.col("group").is_null())
+    calls = rows.filter(cpu, pl.col("name") == SEND_CALL)
+    rest = rows.join(
+        pl.concat([receives, calls]), on=["device", "stream", "name", "start_ns"], how="anti"
+    )
+    return pl.concat(
+        [rest, *_received(receives, mine, rank, layout), *_sent(calls, mine, rank, layout)]
+    )
+
+
+def _received(
+    rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layout
+) -> list[pl.DataFrame]:
+    phases = phase_at(rows["end_ns"].to_numpy() - 1, ranges, ("pp_recv", "tok_recv"))
+    peers = [None if phase is None else layout.sender(rank, phase[0]) for phase in phases]
+    groups = [
+        None if peer is None or phase is None else channel(phase[0], peer, rank)
+        for peer, phase in zip(peers, phases, strict=True)
+    ]
+    return [_labelled(rows, groups)]
+
+
+def _sent(
+    rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layout
+) -> list[pl.DataFrame]:
+    ordered = rows.sort("start_ns")
+    phases = phase_at(ordered["start_ns"].to_numpy(), ranges, ("pp_send", "tok_send"))
+    groups: list[str | None] = []
+    numbers: dict[tuple[str, int], int] = {}
+    for phase in phases:
+        if phase is None:
+            groups.append(None)
+            continue
+        number = numbers.get(phase, 0)
+        numbers[phase] = number + 1
+        groups.append(channel(phase[0], rank, layout.receiver(rank, phase[0], number)))
+    sends = _labelled(ordered, groups)
+    known = pl.col("group").is_not_null()
+    kind = pl.when(known).then(pl.lit("collective")).otherwise(pl.col("kind").cast(pl.String))
+    return [
+        sends.with_columns(
+            kind=kind.cast(rows.schema["kind"]), op=pl.when(known).then(pl.lit("send"))
+        )
+    ]
+
+
+def channel(phase: str, sender: int, receiver: int) -> str:
+    """hidden 0 to 2, or tokens 2 to 0: one direction between two ranks."""
+    return f"{'hidden' if phase.startswith('pp') else 'tokens'} {sender} to {receiver}"
+
+
+def _labelled(rows: pl.DataFrame, groups: Sequence[str | None]) -> pl.DataFrame:
+    group = pl.Series("group", groups, dtype=pl.String)
+    size = pl.when(group.is_not_null()).then(2).cast(pl.Int32)
+    return rows.with_columns(group, num_ranks=size)
+
+
+def phase_at(
+    times: NDArray[np.int64], ranges: pl.DataFrame, phases: Sequence[str]
+) -> list[tuple[str, int] | None]:
+    """(phase, number of its range) that each moment lies in; None outside of all of them."""
+    wanted = ranges.filter(pl.col("phase").is_in(phases)).sort("start_ns")
+    starts, ends = wanted["start_ns"].to_numpy(), wanted["end_ns"].to_numpy()
+    names = wanted["phase"].to_list()
+    index = np.searchsorted(starts, times, side="right") - 1
+    return [
+        (names[i], int(i)) if i >= 0 and time <= ends[i] else None
+        for i, time in zip(index, times, strict=True)
+    ]
