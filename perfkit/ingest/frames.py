@@ -36,6 +36,19 @@ RANGES = pl.Schema(
     }
 )
 
+SYNCS = pl.Schema(
+    {
+        "rank": pl.Int32(),
+        "name": pl.String(),  # cudaStreamSynchronize, cudaMemcpy ...: the host waits for the device
+        "start_ns": pl.Int64(),  # on the host; same clock as the activities
+        "end_ns": pl.Int64(),
+    }
+)
+
+# Runtime and driver calls in which the host may wait for the device; a copy called asynchronous
+# waits, too, when its memory on the host is pageable.
+SYNC_CALLS = r"^(cuda|cu|hip)(Device|Stream|Event|Ctx|Thread)Synchronize|^(cuda|cu|hip)Memcpy"
+
 QUALITY = pl.Schema(
     {
         "rank": pl.Int32(),  # null when it is not about one rank

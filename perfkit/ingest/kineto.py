@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from perfkit.ingest.frames import ACTIVITIES, RANGES, finding
+from perfkit.ingest.frames import ACTIVITIES, RANGES, SYNC_CALLS, SYNCS, finding
 from perfkit.ingest.kineto_cpu import busiest_thread, cpu_activities
 from perfkit.ingest.kineto_file import KinetoFile, events_frame, read_kineto_file
 from perfkit.ingest.kineto_gpu import GPU, gpu_activities
@@ -26,6 +26,7 @@ class Trace:
     world_size: int | None
     activities: pl.DataFrame
     ranges: pl.DataFrame
+    syncs: pl.DataFrame
     findings: list[dict[str, Any]]
 
 
@@ -47,6 +48,7 @@ def read_kineto(path: Path, rank: int | None = None) -> Trace:
         world_size=file.world_size,
         activities=pl.DataFrame(activities, schema=ACTIVITIES),
         ranges=declared,
+        syncs=sync_calls(file, number),
         findings=findings + _findings(file, number, activities),
     )
 
@@ -65,6 +67,13 @@ def phase_ranges(file: KinetoFile) -> pl.DataFrame:
     frame = events_frame(file, events).drop_nulls().sort("start_ns")
     frame = frame.with_columns(phase=pl.col("name").str.replace(INSTANCE, ""))
     return frame.filter(pl.col("tid") == busiest_thread(frame))
+
+
+def sync_calls(file: KinetoFile, rank: int) -> pl.DataFrame:
+    """Calls in which the host waited for a device (SYNCS)."""
+    calls = [event for event in file.events["launch"] if re.match(SYNC_CALLS, event.name)]
+    frame = events_frame(file, calls).drop_nulls().with_columns(rank=pl.lit(rank))
+    return frame.select(pl.col(name).cast(dtype) for name, dtype in SYNCS.items())
 
 
 def _findings(file: KinetoFile, rank: int, activities: pl.DataFrame) -> list[dict[str, Any]]:

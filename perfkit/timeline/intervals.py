@@ -62,11 +62,11 @@ def both(*sets: Union) -> Union:
     )
 
 
-def intersection_ns(a: Union, b: Union) -> int:
-    """ns that are in both."""
-    return a.total_ns + b.total_ns - both(a, b).total_ns
-
-
-def subtraction_ns(a: Union, b: Union) -> int:
-    """ns that are in a and not in b."""
-    return both(a, b).total_ns - b.total_ns
+def meet(a: Union, b: Union) -> Union:
+    """What is in both."""
+    first = np.searchsorted(b.ends, a.starts, side="right")
+    count = np.maximum(np.searchsorted(b.starts, a.ends, side="left") - first, 0)
+    left = np.repeat(np.arange(len(count)), count)
+    right = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[left]
+    starts = np.maximum(a.starts[left], b.starts[right])
+    return union(starts, np.minimum(a.ends[left], b.ends[right]))

@@ -11,6 +11,10 @@ compute and comm; idle is what is left of the window.
 where collectives were matched over ranks (perfkit/timeline/waits.py): transfer is the union of the
 transfer parts, wait the rest of the matched collectives, unmatched the communication of which no
 other rank is known.
+
+    launch_bound + synchronising + unknown_idle = idle, exactly
+
+where launches were traced (perfkit/timeline/idle.py).
 """
 
 from dataclasses import dataclass
@@ -19,6 +23,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perfkit.ingest.frames import SYNCS
+from perfkit.timeline.idle import IdleCauses, any_launches, idle_causes
 from perfkit.timeline.intervals import Ns, Union, both, union
 from perfkit.timeline.waits import WAITS
 from perfkit.timeline.windows import WHOLE, starts_inside, windows_of
@@ -39,6 +45,9 @@ SPLIT = pl.Schema(
         "wait_ns": pl.Int64,  # comm until the last rank entered; null: nothing matched over ranks
         "transfer_ns": pl.Int64,  # comm from then on; null likewise
         "unmatched_ns": pl.Int64,  # comm that is neither
+        "launch_bound_ns": pl.Int64,  # idle because the host came too late; null: no launches
+        "synchronising_ns": pl.Int64,  # idle because the host waited for the device; null likewise
+        "unknown_idle_ns": pl.Int64,  # idle that is neither
         "median_window_ns": pl.Float64,  # of one instance
         "kernels": pl.Int64,  # activities that start inside
         "unknown_share": pl.Float64,  # unknown kernels' part of the kernels' summed time
@@ -60,16 +69,22 @@ class Sets:
     transfer: Union
     """their part after the last rank had entered"""
     any_matched: bool
+    causes: IdleCauses | None
+    """None where no launch was traced"""
 
 
 def split_table(
-    activities: pl.DataFrame, ranges: pl.DataFrame, waits: pl.DataFrame | None = None
+    activities: pl.DataFrame,
+    ranges: pl.DataFrame,
+    waits: pl.DataFrame | None = None,
+    syncs: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """One row for each rank, device and phase, `whole` first (SPLIT)."""
     rows: list[dict[str, Any]] = []
     matched = pl.DataFrame(schema=WAITS) if waits is None else waits
+    calls = pl.DataFrame(schema=SYNCS) if syncs is None else syncs
     for (rank, device), mine in activities.group_by("rank", "device", maintain_order=True):
-        sets = sets_of(mine, matched.filter(rank=rank, device=device))
+        sets = sets_of(mine, matched.filter(rank=rank, device=device), calls.filter(rank=rank))
         own = ranges.filter(pl.col("rank") == rank)
         for phase, (starts, ends) in windows_of(mine, own).items():
             row = {"rank": rank, "device": device, "phase": phase}
@@ -78,19 +93,21 @@ def split_table(
     return pl.DataFrame(rows, schema=SPLIT).sort(order, maintain_order=True)
 
 
-def sets_of(mine: pl.DataFrame, waits: pl.DataFrame) -> Sets:
+def sets_of(mine: pl.DataFrame, waits: pl.DataFrame, syncs: pl.DataFrame) -> Sets:
     compute = _union(mine, "compute", "unknown")
     comm = _union(mine, "comm")
     busy = both(compute, comm)
+    everything = both(busy, _union(mine, "copy"))
     starts, ends = waits["start_ns"].to_numpy(), waits["end_ns"].to_numpy()
     return Sets(
         compute=compute,
         comm=comm,
         busy=busy,
-        all=both(busy, _union(mine, "copy")),
+        all=everything,
         matched=union(starts, ends),
         transfer=union(ends - waits["transfer_ns"].to_numpy(), ends),
         any_matched=not waits.is_empty(),
+        causes=idle_causes(mine, everything, syncs) if any_launches(mine) else None,
     )
 
 
@@ -120,8 +137,17 @@ def measures_within(sets: Sets, starts: Ns, ends: Ns) -> dict[str, Any]:
         "wait_ns": matched - transfer if known else None,
         "transfer_ns": transfer if known else None,
         "unmatched_ns": comm - matched if known else None,
+        **idle_by_cause(sets.causes, starts, ends, total - everything),
         "median_window_ns": float(np.median(window)),
     }
+
+
+def idle_by_cause(causes: IdleCauses | None, starts: Ns, ends: Ns, idle_ns: int) -> dict[str, Any]:
+    """The three causes; nothing where none can be told."""
+    if causes is None:
+        return {}
+    found = causes.within(starts, ends)
+    return {**found, "unknown_idle_ns": idle_ns - sum(found.values())}
 
 
 def counts(mine: pl.DataFrame, starts: Ns, ends: Ns) -> dict[str, Any]:

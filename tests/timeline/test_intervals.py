@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfkit.timeline.intervals import Union, both, intersection_ns, subtraction_ns, union
+from perfkit.timeline.idle import without
+from perfkit.timeline.intervals import Union, both, meet, union
 
 INTERVALS = st.lists(
     st.tuples(st.integers(0, 40), st.integers(0, 12)).map(lambda pair: (pair[0], sum(pair))),
@@ -39,8 +40,10 @@ def test_union_is_disjoint_sorted_and_has_no_empty_part(intervals: list[tuple[in
 def test_intersection_and_subtraction_measure_what_a_sweep_counts(
     a: list[tuple[int, int]], b: list[tuple[int, int]]
 ) -> None:
-    assert intersection_ns(of(a), of(b)) == len(nanoseconds(a) & nanoseconds(b))
-    assert subtraction_ns(of(a), of(b)) == len(nanoseconds(a) - nanoseconds(b))
+    inside = meet(of(a), of(b))
+    assert inside.total_ns == len(nanoseconds(a) & nanoseconds(b))
+    assert both(of(a), inside).total_ns == of(a).total_ns
+    assert without(of(a), inside).total_ns == len(nanoseconds(a) - nanoseconds(b))
     assert both(of(a), of(b)).total_ns == len(nanoseconds(a) | nanoseconds(b))
 
 

@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfkit.ingest.frames import ACTIVITIES, RANGES
+from perfkit.ingest.frames import ACTIVITIES, RANGES, SYNCS
 from perfkit.timeline.findings import unknown_findings
 from perfkit.timeline.operations import collectives_table, operations_table
 from perfkit.timeline.split import split_table
@@ -64,6 +64,26 @@ def test_wait_and_transfer_are_not_measured_yet() -> None:
     found = row_of(split_table(frame(activity("comm", 0, 10)), ranges()))
     assert found["wait_ns"] is None
     assert found["transfer_ns"] is None
+
+
+def test_idle_time_is_told_by_cause() -> None:
+    """Gaps 10-30 (launched at 25, in a synchronisation until 18), 40-50 (launched long before)."""
+    rows = frame(
+        kernel("compute", 0, 10, -5), kernel("comm", 30, 40, 25), kernel("compute", 50, 60, 26)
+    )
+    syncs = pl.DataFrame([(0, "cudaStreamSynchronize", 5, 18)], schema=SYNCS, orient="row")
+    found = row_of(split_table(rows, ranges(), syncs=syncs), device="cuda:0")
+    assert found["idle_ns"] == 30
+    assert found["synchronising_ns"] == 8
+    assert found["launch_bound_ns"] == 12
+    assert found["unknown_idle_ns"] == 10
+
+
+def test_without_launches_no_cause_is_told() -> None:
+    found = row_of(
+        split_table(frame(activity("compute", 0, 5), activity("compute", 9, 10)), ranges())
+    )
+    assert (found["idle_ns"], found["launch_bound_ns"], found["unknown_idle_ns"]) == (4, None, None)
 
 
 def test_a_phase_is_the_sum_over_its_instances_with_the_median_of_one() -> None:
