@@ -5,13 +5,14 @@ Renderers take an Analysis and return text. Exact ns are in JSON and CSV, rounde
 
 import polars as pl
 
+from perfkit.report.causes import causes
 from perfkit.report.collected import sections
 from perfkit.report.tables import Column, render
 from perfkit.timeline.analysis import Analysis
 from perfkit.timeline.windows import WHOLE
 
 MS, US = 1e-6, 1e-3
-SHARES = ("compute", "exposed_comm", "copy", "idle", "overlap", "wait", "transfer")
+SHARES = ("compute", "exposed_comm", "copy", "idle", "overlap")
 
 SPLIT_COLUMNS = (
     Column(name="rank", title="rank", kind="integer"),
@@ -25,8 +26,6 @@ SPLIT_COLUMNS = (
     Column(name="copy", title="copy %", scale=100),
     Column(name="idle", title="idle %", scale=100),
     Column(name="overlap", title="overlap %", scale=100),
-    Column(name="wait", title="wait %", scale=100),
-    Column(name="transfer", title="transf. %", scale=100),
 )
 
 MEASURE_COLUMNS = (
@@ -69,6 +68,8 @@ COLLECTIVE_COLUMNS = (
     Column(name="calls", title="calls", kind="integer"),
     Column(name="total_ns", title="total ms", scale=MS),
     Column(name="mean_ns", title="mean us", scale=US),
+    Column(name="wait_ns", title="wait ms", scale=MS),
+    Column(name="bus_bytes_per_s", title="bus GB/s", scale=1e-9),
 )
 
 NAME_WIDTH = 44
@@ -81,7 +82,7 @@ def text(analysis: Analysis, fmt: str, top: int) -> str:
         parts += [render(readable_measures(analysis.summary), MEASURE_COLUMNS, fmt)]
         parts += [ratio_line(analysis), ""]
     if not analysis.split.is_empty():
-        parts += [split_text(analysis, fmt), *legend(analysis), ""]
+        parts += [split_text(analysis, fmt), *legend(analysis), "", *causes(analysis, fmt)]
     parts += sections(analysis.collected, fmt)
     if top and not analysis.operations.is_empty():
         parts += [render(top_operations(analysis, top), OPERATION_COLUMNS, fmt)]
@@ -138,11 +139,7 @@ def readable_split(analysis: Analysis) -> pl.DataFrame:
 
 
 def split_text(analysis: Analysis, fmt: str) -> str:
-    """The split; wait and transfer have columns only once something was matched over ranks."""
-    unmatched = analysis.split["wait_ns"].null_count() == analysis.split.height
-    hidden = ("wait", "transfer") if unmatched else ()
-    columns = [column for column in SPLIT_COLUMNS if column.name not in hidden]
-    return render(readable_split(analysis), columns, fmt)
+    return render(readable_split(analysis), SPLIT_COLUMNS, fmt)
 
 
 def legend(analysis: Analysis) -> list[str]:
@@ -151,7 +148,7 @@ def legend(analysis: Analysis) -> list[str]:
         "shares of the sum: compute + exp.comm (comm not hidden by compute) + copy + idle = 100 %"
     ]
     if analysis.split["wait_ns"].null_count() == analysis.split.height:
-        lines.append("wait -, transfer -: not measured (collectives are not matched over ranks)")
+        lines.append("wait -, transfer -: not measured (no collective was matched over ranks)")
     whole = analysis.split.filter(pl.col("phase") == WHOLE, pl.col("device") != "cpu")
     worst = whole["unknown_share"].max()
     if isinstance(worst, float):

@@ -12,7 +12,7 @@ import polars as pl
 
 from perfkit.errors import ConfigError
 from perfkit.ingest.collected import Collected, nothing, read_collected
-from perfkit.ingest.frames import ACTIVITIES, QUALITY, RANGES, finding
+from perfkit.ingest.frames import ACTIVITIES, QUALITY, RANGES, SYNCS, finding
 from perfkit.ingest.kineto import Trace, read_kineto
 from perfkit.ingest.timers import (
     concatenated,
@@ -23,6 +23,7 @@ from perfkit.ingest.timers import (
     summarise,
 )
 from perfkit.schema import RunFolder, open_run
+from perfkit.timeline.clocks import clocks_table
 from perfkit.timeline.findings import (
     listed,
     measure_findings,
@@ -31,8 +32,11 @@ from perfkit.timeline.findings import (
     trace_findings,
     unknown_findings,
 )
+from perfkit.timeline.matching import match_collectives
 from perfkit.timeline.operations import collectives_table, families_table, operations_table
+from perfkit.timeline.peers import layout_of, with_groups
 from perfkit.timeline.split import split_table
+from perfkit.timeline.waits import stragglers_table, waits_table
 from perfkit.timeline.windows import WHOLE, inside_whole
 
 KINETO = "kineto.json.gz"
@@ -47,6 +51,9 @@ TABLES = (
     "operations",
     "families",
     "collectives",
+    "waits",
+    "stragglers",
+    "clocks",
     "quality",
 )
 
@@ -77,6 +84,12 @@ class Analysis:
     """perfkit.timeline.operations.FAMILIES"""
     collectives: pl.DataFrame
     """perfkit.timeline.operations.COLLECTIVES"""
+    waits: pl.DataFrame
+    """perfkit.timeline.waits.WAITS: one row a rank of each collective matched over ranks"""
+    stragglers: pl.DataFrame
+    """perfkit.timeline.waits.STRAGGLERS"""
+    clocks: pl.DataFrame
+    """perfkit.timeline.clocks.CLOCKS"""
     collected: Collected
     """perfkit.ingest.collected: processes, counters, gpus, jobs"""
     quality: pl.DataFrame
@@ -204,8 +217,17 @@ def _assemble(
 ) -> Analysis:
     activities = pl.concat([pl.DataFrame(schema=ACTIVITIES), *(t.activities for t in read)])
     ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in read)])
+    syncs = pl.concat([pl.DataFrame(schema=SYNCS), *(trace.syncs for trace in read)])
+    if layout := layout_of(run):
+        activities = with_groups(activities, ranges, layout)
     inside = inside_whole(activities, ranges)
-    split, operations = split_table(activities, ranges), operations_table(inside)
+    hosts = hosts_of(run, [trace.rank for trace in read])
+    matched, unmatched = match_collectives(inside, [trace.rank for trace in read])
+    clocks = clocks_table(matched, hosts)
+    waits = waits_table(matched, clocks, hosts)
+    findings += unmatched
+    split = split_table(activities, ranges, waits, syncs)
+    operations = operations_table(inside)
     findings += unknown_findings(split.filter(pl.col("phase") == WHOLE), operations)
     return Analysis(
         source=source,
@@ -218,7 +240,10 @@ def _assemble(
         split=split,
         operations=operations,
         families=families_table(inside),
-        collectives=collectives_table(inside),
+        collectives=collectives_table(inside, waits),
+        waits=waits,
+        stragglers=stragglers_table(waits),
+        clocks=clocks,
         collected=collected,
         quality=pl.DataFrame(findings, schema=QUALITY),
         ranks=ranks,
@@ -226,6 +251,15 @@ def _assemble(
         missing_timers=tuple(missing_timers),
         profiler_ratio=profiler_ratio(measures),
     )
+
+
+def hosts_of(run: dict[str, Any], ranks: Sequence[int]) -> dict[int, str]:
+    """The host of each rank of which there is a trace.
+
+    Where it is not known each trace is taken to have a clock of its own, and is aligned.
+    """
+    known = {int(place["rank"]): place.get("host") for place in run.get("layout", [])}
+    return {rank: str(known.get(rank) or f"trace of rank {rank}") for rank in ranks}
 
 
 def _read_traces(
