@@ -26,10 +26,10 @@ def test_the_table_has_measures_split_and_ratio_and_fits_a_terminal(tmp_path: Pa
     assert lines[0] == "run run: finished, TP 2 x PP 1, 2 rank(s)"
     assert "profiler ratio 2.00: " in answer.stdout
     assert max(len(line) for line in lines) <= 110
-    assert [line.split()[:3] for line in lines if " whole " in line] == [
-        ["0", "cpu", "whole"],
-        ["1", "cpu", "whole"],
-    ]
+    whole = [["0", "cpu", "whole"], ["1", "cpu", "whole"]]
+    assert [line.split()[:3] for line in lines if " whole " in line] == whole * 2
+    assert "idle by its cause" in answer.stdout
+    assert "rank 1 entered last in" in answer.stdout
     assert answer.stderr.endswith(f"wrote {root}/tables. Next: perfkit compare {root}\n")
 
 
