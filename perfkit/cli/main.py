@@ -20,6 +20,8 @@ from perfkit.cli import (
     predict,
     report,
     run,
+    status,
+    submit,
 )
 from perfkit.errors import PerfkitError
 
@@ -58,6 +60,8 @@ def options(
 
 
 app.command("run", cls=run.RunCommand)(run.command)
+app.command("submit")(submit.command)
+app.command("status")(status.command)
 app.command("collect")(collect.command)
 app.command("analyze")(analyze.command)
 app.command("compare")(compare.command)
