@@ -17,6 +17,16 @@ from numpy.typing import NDArray
 STAGE_OPS = ("all_reduce", "broadcast", "all_gather", "reduce_scatter")
 SEND_CALL = "c10d::send"
 
+HANDOVERS = pl.Schema(
+    {
+        "rank": pl.Int32,  # whose host waited
+        "start_ns": pl.Int64,  # from
+        "end_ns": pl.Int64,  # to
+        "sender": pl.Int32,  # for which rank
+        "sent_ns": pl.Int64,  # when that one's host began to send
+    }
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
@@ -124,6 +134,24 @@ def _labelled(rows: pl.DataFrame, groups: Sequence[str | None]) -> pl.DataFrame:
     group = pl.Series("group", groups, dtype=pl.String)
     size = pl.when(group.is_not_null()).then(2).cast(pl.Int32)
     return rows.with_columns(group, num_ranks=size)
+
+
+def token_handovers(ranges: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    """Token ids that hosts wait for (HANDOVERS): the i-th tok_recv is of the i-th tok_send.
+
+    They travel over gloo from the last stage to each other one of its column, beside the devices.
+    """
+    numbered = ranges.sort("rank", "start_ns").with_columns(
+        number=pl.int_range(pl.len()).over("rank", "phase")
+    )
+    receives = numbered.filter(pl.col("phase") == "tok_recv").with_columns(
+        sender=(layout.pp - 1) * layout.tp + pl.col("rank") % layout.tp
+    )
+    sends = numbered.filter(pl.col("phase") == "tok_send").select(
+        "number", sender="rank", sent_ns="start_ns"
+    )
+    both = receives.join(sends, on=["sender", "number"]).sort("rank", "number")
+    return both.select(pl.col(name).cast(dtype) for name, dtype in HANDOVERS.items())
 
 
 def phase_at(
