@@ -22,6 +22,7 @@ from perfkit.cli import (
     run,
     status,
     submit,
+    whatif,
 )
 from perfkit.errors import PerfkitError
 
@@ -64,6 +65,7 @@ app.command("submit")(submit.command)
 app.command("status")(status.command)
 app.command("collect")(collect.command)
 app.command("analyze")(analyze.command)
+app.command("whatif")(whatif.command)
 app.command("compare")(compare.command)
 app.command("report")(report.command)
 app.command("predict")(predict.command)

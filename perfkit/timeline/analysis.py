@@ -76,6 +76,8 @@ class Analysis:
     """perfkit.ingest.frames.ACTIVITIES"""
     ranges: pl.DataFrame
     """perfkit.ingest.frames.RANGES"""
+    syncs: pl.DataFrame
+    """perfkit.ingest.frames.SYNCS"""
     split: pl.DataFrame
     """perfkit.timeline.split.SPLIT"""
     operations: pl.DataFrame
@@ -237,6 +239,7 @@ def _assemble(
         summary=summarise(measures),
         activities=activities,
         ranges=ranges,
+        syncs=syncs,
         split=split,
         operations=operations,
         families=families_table(inside),

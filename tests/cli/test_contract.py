@@ -14,7 +14,17 @@ from perfkit import __version__
 from perfkit.cli.main import app
 
 HEAVY = ("torch", "polars", "scipy", "altair", "transformers", "deepspeed", "pyarrow")
-READERS = ("analyze", "compare", "memory", "predict", "calibrate", "doctor", "submit", "status")
+READERS = (
+    "analyze",
+    "compare",
+    "memory",
+    "predict",
+    "calibrate",
+    "doctor",
+    "submit",
+    "status",
+    "whatif",
+)
 HELP_MAY_TAKE_S = 0.5
 
 LIST_HEAVY = f"""
