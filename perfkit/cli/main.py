@@ -14,6 +14,7 @@ from perfkit.cli import (
     calibrate,
     collect,
     compare,
+    diff,
     doctor,
     fetch,
     memory,
@@ -66,6 +67,7 @@ app.command("status")(status.command)
 app.command("collect")(collect.command)
 app.command("analyze")(analyze.command)
 app.command("whatif")(whatif.command)
+app.command("diff")(diff.command)
 app.command("compare")(compare.command)
 app.command("report")(report.command)
 app.command("predict")(predict.command)

@@ -46,9 +46,7 @@ def command(
     result(printed(before, after, change, format.value))
     ratio = analyses[0].profiler_ratio
     if ratio is not None and ratio > NOTABLE_RATIO:
-        story(
-            f"the captured step took {ratio:.2f} times a timed one: that is the profiler's host time"
-        )
+        story(f"the captured step took {ratio:.2f} times a timed one: the profiler slows the host")
     for warning in analyses[0].warnings:
         story(f"warning: {warning}")
     closing(None, f"perfkit analyze {analyses[0].source}")
