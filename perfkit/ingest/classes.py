@@ -1,17 +1,23 @@
 """Classifies kernels and operations by name, from the rules in kernel_classes.toml.
 
-Only unique names are matched (hundreds), never rows (millions).
+Only unique names are matched (hundreds), never rows (millions). Rules of a user's own, in the file
+that PERFKIT_KERNEL_CLASSES names, come before the shipped ones.
 """
 
+import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from perfkit.errors import ConfigError
+
+CLASS_NAMES = ("comm", "compute", "copy")
 RULES_FILE = Path(__file__).with_name("kernel_classes.toml")
 
 # One spelling for each collective: record_param_comms, gloo, NCCL kernels and c10d each have
@@ -50,9 +56,30 @@ class Kind:
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    """The shipped rules, in order."""
-    content = tomllib.loads(RULES_FILE.read_text(encoding="utf-8"))
-    return tuple(Rule(re.compile(r["match"]), r["class"], r["family"]) for r in content["rule"])
+    """The user's rules, then the shipped ones, in order."""
+    own = os.environ.get("PERFKIT_KERNEL_CLASSES")
+    files = [*([Path(own).expanduser()] if own else []), RULES_FILE]
+    return tuple(rule for file in files for rule in read_rules(file))
+
+
+def read_rules(path: Path) -> list[Rule]:
+    """One file of rules; ConfigError that names the rule which is wrong."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the kernel classes {path}: {error}") from error
+    return [_rule(path, number, rule) for number, rule in enumerate(content.get("rule", []), 1)]
+
+
+def _rule(path: Path, number: int, content: Mapping[str, Any]) -> Rule:
+    if set(content) != {"match", "class", "family"} or content["class"] not in CLASS_NAMES:
+        raise ConfigError(
+            f"{path}, rule {number}: give match, class ({', '.join(CLASS_NAMES)}) and family."
+        )
+    try:
+        return Rule(re.compile(content["match"]), content["class"], content["family"])
+    except re.error as error:
+        raise ConfigError(f"{path}, rule {number}: {error} in {content['match']!r}") from error
 
 
 @cache

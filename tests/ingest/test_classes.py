@@ -1,5 +1,10 @@
 """Names of kernels of every generation there is a sample of."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from perfkit.ingest.classes import classify, collective
@@ -43,7 +48,17 @@ COMPUTE = [
         "elementwise",
     ),
     ("void at::native::(anonymous namespace)::cunn_SoftMaxForward<8>", "softmax"),
-    ("triton_poi_fused_mul_silu_0", "elementwise"),
+    ("triton_poi_fused_mul_silu_0", "activation"),
+    (
+        "void at::native::vectorized_elementwise_kernel<8, at::native::(anonymous namespace)::"
+        "silu_kernel(at::TensorIteratorBase&)>",
+        "activation",
+    ),
+    ("void vllm::act_and_mul_kernel<__nv_bfloat16, silu>", "activation"),
+    ("void vllm::rotary_embedding_kernel<__nv_bfloat16, true>", "rope"),
+    ("fused_rope_forward", "rope"),
+    ("void vllm::rms_norm_kernel<__nv_bfloat16>", "norm"),
+    ("void at::native::sbtopk::gatherTopK<float, 2>", "sampling"),
     ("aten::linear", "gemm"),
     ("aten::scaled_dot_product_attention", "attention"),
 ]
@@ -78,3 +93,42 @@ def test_a_name_that_no_rule_knows_is_unknown() -> None:
 )
 def test_each_collective_has_one_spelling(spelling: str | None, op: str | None) -> None:
     assert collective(spelling) == op
+
+
+def run_rules(tmp_path: Path, rules: str, name: str) -> subprocess.CompletedProcess[str]:
+    """The class of a name by a user's own rules, in a process of its own: rules are read once."""
+    file = tmp_path / "mine.toml"
+    file.write_text(rules)
+    code = "import sys; from perfkit.ingest.classes import classify; print(classify(sys.argv[1]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, name],
+        env={**os.environ, "PERFKIT_KERNEL_CLASSES": str(file)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_users_rules_come_first(tmp_path: Path) -> None:
+    rules = """[[rule]]
+match = "^my_kernel"
+class = "comm"
+family = "mine"
+"""
+    assert "cls='comm', family='mine'" in run_rules(tmp_path, rules, "my_kernel_v3").stdout
+    assert "family='gemm'" in run_rules(tmp_path, rules, "aten::linear").stdout
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ('[[rule]]\nmatch = "a"\nclass = "network"\nfamily = "f"\n', "rule 1: give match, class"),
+        ('[[rule]]\nmatch = "("\nclass = "comm"\nfamily = "f"\n', "rule 1: missing )"),
+        ("[[rule", "cannot read the kernel classes"),
+    ],
+)
+def test_a_wrong_rule_is_named(tmp_path: Path, rules: str, message: str) -> None:
+    done = run_rules(tmp_path, rules, "x")
+    assert "ConfigError" in done.stderr
+    assert message in done.stderr
