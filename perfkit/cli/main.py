@@ -23,6 +23,7 @@ from perfkit.cli import (
     run,
     status,
     submit,
+    traces,
     whatif,
 )
 from perfkit.errors import PerfkitError
@@ -75,6 +76,7 @@ app.command("memory")(memory.command)
 app.command("doctor")(doctor.command)
 app.command("calibrate")(calibrate.command)
 app.command("fetch")(fetch.command)
+app.add_typer(traces.app, name="traces")
 
 
 def main() -> None:
