@@ -38,6 +38,7 @@ KEYS = {
     "excludes",
     "needs",
     "absence",
+    "caution",
     "program",
     "probe",
     "environment",
@@ -57,6 +58,8 @@ class Collector:
     summary: str
     scope: str
     absence: str
+    caution: str | None = None
+    """what its presence does to the timed passes, when it does something"""
     ranks: str = "all"
     order: int = 100
     """where its command stands: lower is further out"""

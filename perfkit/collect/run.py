@@ -236,6 +236,8 @@ def finish(folder: RunFolder, plan: RunPlan, record: dict[str, Any], outcome: Ou
                 folder, collector, plan.explicit, os.environ.get("SLURM_JOB_ID", "")
             )
     record["warnings"] += collector_warnings(plan.collectors, record["collectors"])
+    if plan.task.opens_range:
+        record["warnings"] += cautions(plan.collectors, record["collectors"])
     write_surely(folder.run_json, record)
     release(folder.root)
     with contextlib.suppress(OSError):
@@ -315,6 +317,15 @@ def collector_warnings(
         reason = state.get("reason") or "the rank ended before it could write"
         found.append(f"{collector.name} {state['state']}{ranks}: {reason} ({collector.absence})")
     return found
+
+
+def cautions(collectors: Sequence[Collector], states: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What collectors that ran have done to the timed passes."""
+    return [
+        f"{collector.name}: {collector.caution}"
+        for collector in collectors
+        if collector.caution and states[collector.name]["ranks"]
+    ]
 
 
 def engine_facts(folder: RunFolder, rank: int) -> dict[str, Any]:
