@@ -22,7 +22,7 @@ def add(run: Path, folder: Path, name: str, note: str) -> Path:
     if "/" in name or name.startswith("."):
         raise ConfigError(f"--name {name!r}: use letters, digits and dashes.")
     target = folder / name
-    scrub(run, target)
+    scrub(run, target, smaller=True)
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     if size > MOST_BYTES:
         shutil.rmtree(target)
@@ -47,4 +47,4 @@ def entry(name: str, note: str, record: Mapping[str, Any]) -> str:
     )
     words = clean(" ".join(without_secret_arguments(record.get("command") or ["?"])))
     day = str(record.get("started_at", ""))[:10]
-    return f"## {name}\n\n{note} {machine}, {packages}, {day}.\n\n    {words}\n"
+    return f"## {name}\n\n{note}\n\n{machine}, {packages}, {day}.\n\n    {words}\n"

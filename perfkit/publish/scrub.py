@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.errors import CheckFailed, ConfigError
+from perfkit.paths import PACKAGE
+from perfkit.publish.reduce import reduced
 from perfkit.schema import RunFolder, read_json, write_json
 from perfkit.secrets import HIDDEN, says_secret, without_secret_arguments, without_secrets
 
 SQLITE_MAGIC, GZIP_MAGIC = b"SQLite format 3\0", b"\x1f\x8b"
 # A value this short is no secret, and would be found everywhere.
 SHORTEST_SECRET = 8
+ADDRESS = re.compile(r"\b\d{1,3}(\.\d{1,3}){3}\b")
 HOME = re.compile(r"(?<=/home/)[^/\s\"':]+|(?<=/Users/)[^/\s\"':]+|(?<=/root)(?=/)")
 
 # Of the tables of an nsys export that describe machine and capture: what is kept.
@@ -42,24 +45,26 @@ KEPT_FILES = (
     "ranks/*/kineto.json.gz",
     "ranks/*/nsys.sqlite",
     "ranks/*/perf-stat.jsonl",
+    "ranks/*/nccl-log.txt",
     "nodes/*/nvml.csv",
     "job/sacct.psv",
     "job/calibration.json",
 )
 
 
-def scrub(source: Path, target: Path) -> list[str]:
+def scrub(source: Path, target: Path, *, smaller: bool = False) -> list[str]:
     """Write a publishable copy of a trace file or run folder; returns what was done, for people.
 
-    ConfigError for what is neither; CheckFailed, and no copy, when a secret would be left.
+    `smaller` keeps of Kineto files only the events that are analysed. ConfigError for what is
+    neither; CheckFailed, and no copy, when a secret would be left.
     """
     if target.exists():
         raise ConfigError(f"{target} exists already. Give another name.")
     if source.is_dir():
-        told = _scrub_run(source, target)
+        told = _scrub_run(source, target, smaller)
     elif source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        told = [_scrub_file(source, target)]
+        told = [_scrub_file(source, target, smaller)]
     else:
         raise ConfigError(f"{source} does not exist. Give a trace file or a run folder.")
     if left := list(secrets_in(target)):
@@ -70,7 +75,7 @@ def scrub(source: Path, target: Path) -> list[str]:
     return told
 
 
-def _scrub_run(source: Path, target: Path) -> list[str]:
+def _scrub_run(source: Path, target: Path, smaller: bool) -> list[str]:
     if not RunFolder(source).run_json.is_file():
         raise ConfigError(f"{source} is no run folder (no run.json). Give one, or a trace file.")
     files = [path for pattern in KEPT_FILES for path in sorted(source.glob(pattern))]
@@ -78,13 +83,13 @@ def _scrub_run(source: Path, target: Path) -> list[str]:
     for path in files:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        told.append(_scrub_file(path, copy))
+        told.append(_scrub_file(path, copy, smaller))
     everything = {path for path in source.rglob("*") if path.is_file()}
     left_out = sorted(str(path.relative_to(source)) for path in everything - set(files))
     return told + [f"left out {name}" for name in left_out if not name.startswith("tables/")]
 
 
-def _scrub_file(source: Path, target: Path) -> str:
+def _scrub_file(source: Path, target: Path, smaller: bool) -> str:
     """One file by its kind; returns what was done."""
     with source.open("rb") as file:
         start = file.read(len(SQLITE_MAGIC))
@@ -92,19 +97,22 @@ def _scrub_file(source: Path, target: Path) -> str:
         return _scrub_sqlite(source, target)
     if start[:2] == GZIP_MAGIC:
         text = gzip.decompress(source.read_bytes()).decode("utf-8", errors="replace")
+        text = reduced(text) if smaller else text
         # No name and no time in the header: the same trace gives the same bytes.
         target.write_bytes(gzip.compress(clean(text).encode(), mtime=0))
         return f"copied {source.name}"
     if source.name in ("run.json", "status.json"):
         write_json(target, _clean_document(read_json(source)))
         return f"copied {source.name}"
-    target.write_text(clean(source.read_text(encoding="utf-8", errors="replace")))
+    text = clean(source.read_text(encoding="utf-8", errors="replace"))
+    # NCCL's log names the addresses of every node.
+    target.write_text(ADDRESS.sub(HIDDEN, text) if source.suffix == ".txt" else text)
     return f"copied {source.name}"
 
 
 def clean(text: str) -> str:
-    """Without secrets and without the names of home folders."""
-    text = HOME.sub(HIDDEN, without_secrets(text))
+    """Without secrets, without the names of home folders and of this checkout."""
+    text = HOME.sub(HIDDEN, without_secrets(text).replace(f"{PACKAGE}/__main__.py", "perfkit"))
     for value in own_secrets():
         text = text.replace(value, HIDDEN)
     return text

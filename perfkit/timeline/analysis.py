@@ -40,7 +40,7 @@ from perfkit.timeline.waits import stragglers_table, waits_table
 from perfkit.timeline.windows import WHOLE, inside_whole
 
 KINETO = "kineto.json.gz"
-COLLECTED = ("processes", "counters", "gpus", "jobs")
+COLLECTED = tuple(Collected.__dataclass_fields__)
 TABLES = (
     "timers",
     "measures",

@@ -240,6 +240,10 @@ def _run(
             starts[index], why[index] = _start(
                 nodes, index, launched, ends, (latency, gap), change.launch
             )
+            # Known at once: the next kernel of the stream may begin before this one has ended
+            # (programmatic dependent launch). A collective's end hangs on other ranks.
+            if node.collective is None:
+                ends[index] = starts[index] + node.duration_ns
         else:
             ends[index], why[index] = _end(nodes, index, starts, ends, why[index], entries)
     return starts, ends, why
@@ -335,7 +339,7 @@ def _end(
             return waited + node.delay_ns, ("activity", node.dependency)
         return starts[index] + node.delay_ns, ("host", index)
     if node.collective is None:
-        return starts[index] + node.duration_ns, why
+        return ends[index], why
     # Who entered before this rank had ended, as it was measured.
     came = [i for i in entries[node.collective] if i == index or nodes[i].start_ns < node.end_ns]
     last = max(came, key=starts.__getitem__)

@@ -18,7 +18,17 @@ from perfkit.collect.collectors import (
 from perfkit.collect.wrapping import after, on_rank, parse_ranks, settle, wrap
 from perfkit.errors import ConfigError
 
-SHIPPED = ("kineto", "nccl-log", "nsys", "nvml", "perf-record", "perf-stat", "rocprof", "sacct")
+SHIPPED = (
+    "kineto",
+    "nccl-log",
+    "nsys",
+    "nsys-nvtx",
+    "nvml",
+    "perf-record",
+    "perf-stat",
+    "rocprof",
+    "sacct",
+)
 
 
 def a_collector(name: str = "tool", **settings: object) -> Collector:

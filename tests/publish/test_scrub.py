@@ -9,9 +9,11 @@ import pytest
 
 from perfkit.errors import CheckFailed, ConfigError
 from perfkit.publish.evidence import add
+from perfkit.publish.reduce import reduced
 from perfkit.publish.scrub import scrub, secrets_in
 from perfkit.schema import write_json
 from perfkit.secrets import HIDDEN, without_secret_arguments, without_secrets
+from perfkit.timeline.analysis import analyze_paths
 
 TOKEN = "hf_plantedPlantedPlanted"
 FORMS = [
@@ -118,6 +120,7 @@ def a_run(root: Path) -> Path:
     rank.mkdir(parents=True)
     (rank / "log.txt").write_text("private-words")
     (rank / "timers.jsonl").write_text('{"schema_version": 1}\n')
+    (rank / "nccl-log.txt").write_text("NCCL INFO NET/Socket : Using [0]eth0:10.1.2.3<0>\n")
     trace = json.dumps({"traceEvents": [{"name": f"op {TOKEN}", "args": {"p": "/home/ada/x"}}]})
     (rank / "kineto.json.gz").write_bytes(gzip.compress(trace.encode()))
     return root
@@ -127,11 +130,16 @@ def test_a_run_folder_is_copied_without_logs_and_secrets(tmp_path: Path) -> None
     told = scrub(a_run(tmp_path / "run"), tmp_path / "copy")
     assert "left out ranks/0000/log.txt" in told
     files = [path for path in (tmp_path / "copy").rglob("*") if path.is_file()]
-    assert sorted(path.name for path in files) == ["kineto.json.gz", "run.json", "timers.jsonl"]
+    assert sorted(path.name for path in files) == [
+        "kineto.json.gz",
+        "nccl-log.txt",
+        "run.json",
+        "timers.jsonl",
+    ]
     for path in files:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
-        for planted in (TOKEN, "private-words", "ada"):
+        for planted in (TOKEN, "private-words", "ada", "10.1.2.3"):
             assert planted.encode() not in content, (path, planted)
 
 
@@ -175,7 +183,7 @@ def test_evidence_is_kept_with_a_line_on_how_it_was_made(tmp_path: Path) -> None
     assert (target / "run.json").is_file()
     page = (tmp_path / "traces" / "README.md").read_text()
     assert page.endswith(
-        "## serve\n\nA server. a processor, perfkit 0.1.0, 2026-11-23.\n\n"
+        "## serve\n\nA server.\\n\\na processor, perfkit 0.1.0, 2026-11-23.\n\n"
         f"    perfkit run -- serve --api-key {HIDDEN}\n"
     )
 
@@ -187,3 +195,12 @@ def test_evidence_that_is_too_big_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="more than 3 MB"):
         add(run, tmp_path / "traces", "serve", "A server.")
     assert list((tmp_path / "traces").iterdir()) == []
+
+
+def test_a_smaller_trace_is_analysed_to_the_same_split(tmp_path: Path) -> None:
+    handmade = Path(__file__).parents[1] / "data" / "kineto" / "handmade-gpu.json"
+    (tmp_path / "small.json").write_text(reduced(handmade.read_text()))
+    before, after = (analyze_paths([path])[0] for path in (handmade, tmp_path / "small.json"))
+    assert after.split.equals(before.split)
+    assert after.operations.equals(before.operations)
+    assert after.collectives.equals(before.collectives)
