@@ -183,7 +183,7 @@ def test_evidence_is_kept_with_a_line_on_how_it_was_made(tmp_path: Path) -> None
     assert (target / "run.json").is_file()
     page = (tmp_path / "traces" / "README.md").read_text()
     assert page.endswith(
-        "## serve\n\nA server.\\n\\na processor, perfkit 0.1.0, 2026-11-23.\n\n"
+        "## serve\n\nA server.\n\na processor, perfkit 0.1.0, 2026-11-23.\n\n"
         f"    perfkit run -- serve --api-key {HIDDEN}\n"
     )
 
