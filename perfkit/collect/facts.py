@@ -62,7 +62,27 @@ def memory_bytes() -> int | None:
 
 
 def gpu_facts() -> list[dict[str, str]]:
-    """Name, memory and driver of each GPU from nvidia-smi; empty where there is none."""
+    """Name, memory and driver of each GPU; empty where there is none."""
+    return nvidia_gpus() or amd_gpus()
+
+
+def amd_gpus(topology: Path = Path("/sys/class/kfd/kfd/topology/nodes")) -> list[dict[str, str]]:
+    """The GPUs that AMD's kernel driver lists, by its architecture number; untested on hardware."""
+    found: list[dict[str, str]] = []
+    for node in sorted(topology.glob("*"), key=lambda path: path.name.zfill(4)):
+        try:
+            lines = (node / "properties").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            continue
+        known = dict(line.split(maxsplit=1) for line in lines if " " in line)
+        if int(known.get("simd_count", "0")):
+            name = f"AMD GPU, gfx target {known.get('gfx_target_version', 'unknown')}"
+            found.append({"index": str(len(found)), "name": name})
+    return found
+
+
+def nvidia_gpus() -> list[dict[str, str]]:
+    """Index, name, memory, driver and power limit of each GPU from nvidia-smi."""
     fields = ("index", "name", "memory.total", "driver_version", "power.limit")
     query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from perfkit.calibrate.store import device_name, folder_for
 from perfkit.collect.collectors import AUTO_OF_PROGRAMS, Collector, choose, read_collectors
+from perfkit.collect.containers import gpu_hint
 from perfkit.collect.facts import gpu_facts, host_facts
 from perfkit.collect.launch import Place, find_place, num_tasks
 from perfkit.collect.settings import DTYPES, LOADS, RunSettings
@@ -245,8 +246,8 @@ def check_gpus(place: Place) -> None:
     found = len(gpu_facts())
     if not found:
         raise ConfigError(
-            "--device cuda, but nvidia-smi shows no GPU here. In a container start it with --nv; "
-            "under Slurm ask for GPUs (--gpus-per-node). Or use --device cpu.",
+            "--device cuda, but no GPU is visible here; nothing was loaded. "
+            f"{gpu_hint(os.environ)}. Or use --device cpu.",
         )
     if place.whole and place.num_ranks > found:
         raise ConfigError(

@@ -14,6 +14,7 @@ from perfkit.calibrate.store import device_name, find_calibration
 from perfkit.collect import facts
 from perfkit.collect.claim import claim_folder, join
 from perfkit.collect.collectors import CAPTURE, Collector, Probed, probe
+from perfkit.collect.containers import container_of
 from perfkit.collect.launch import choose_master
 from perfkit.collect.plan import RunPlan
 from perfkit.collect.supervise import (
@@ -63,6 +64,7 @@ def describe(plan: RunPlan) -> dict[str, Any]:
         **plan.task.record(),
         "versions": {**facts.versions(), "perfkit": __version__},
         "hardware": facts.host_facts(),
+        "container": container_of(os.environ),
         "slurm": facts.slurm_variables(),
         "collectors": {c.name: {"state": "asked", "asked": plan.explicit} for c in plan.collectors},
         "warnings": [],
