@@ -16,6 +16,7 @@ from perfkit.cli import (
     compare,
     diff,
     doctor,
+    export,
     fetch,
     memory,
     predict,
@@ -71,6 +72,7 @@ app.command("whatif")(whatif.command)
 app.command("diff")(diff.command)
 app.command("compare")(compare.command)
 app.command("report")(report.command)
+app.command("export")(export.command)
 app.command("predict")(predict.command)
 app.command("memory")(memory.command)
 app.command("doctor")(doctor.command)
