@@ -1,9 +1,11 @@
-"""Names the communicators of perfkit's own runs on CPUs, where gloo names none.
+"""Names the communicators of perfkit's own runs where their source does not: gloo, and nsys when
+NCCL's payloads were not exported.
 
 The layout says who is whose peer: all-reduces and broadcasts are of the stage's tensor-parallel
 group, barriers of everybody, and a send or receive belongs to the phase that it stands in: pp_send
 and pp_recv go to the next stage and come from the one before, tok_send goes to the stages 0, 1 ...
-in this order, tok_recv comes from the last one. See perfkit/engine/pipeline.py.
+in this order, tok_recv comes from the last one. See perfkit/engine/pipeline.py. A kernel is of the
+phase in which it was launched.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,13 +59,13 @@ def layout_of(run: Mapping[str, Any]) -> Layout | None:
 
 
 def with_groups(activities: pl.DataFrame, ranges: pl.DataFrame, layout: Layout) -> pl.DataFrame:
-    """The same rows, those of unnamed communicators named; GPU rows are left as they are.
+    """The same rows, those of unnamed communicators named.
 
     A send's call takes the place of gloo's own row of it, which ends only when somebody waits.
     """
     of_stage = pl.col("op").is_in(STAGE_OPS)
     stage = (pl.col("rank") // layout.tp).cast(pl.String)
-    unnamed = (pl.col("device") == "cpu") & pl.col("group").is_null() & pl.col("op").is_not_null()
+    unnamed = pl.col("group").is_null() & pl.col("op").is_not_null()
     barrier = pl.col("op") == "barrier"
     group = pl.when(of_stage).then(pl.lit("stage ") + stage).when(barrier).then(pl.lit("world"))
     size = pl.when(of_stage).then(layout.tp).when(barrier).then(layout.num_ranks)
@@ -81,12 +83,36 @@ def _rank_named(rows: pl.DataFrame, ranges: pl.DataFrame, layout: Layout) -> pl.
     cpu = pl.col("device") == "cpu"
     receives = rows.filter(cpu, pl.col("op") == "recv", pl.col("group").is_null())
     calls = rows.filter(cpu, pl.col("name") == SEND_CALL)
-    rest = rows.join(
-        pl.concat([receives, calls]), on=["device", "stream", "name", "start_ns"], how="anti"
-    )
+    kernels = rows.filter(~cpu, pl.col("op") == "send_recv", pl.col("group").is_null())
+    taken = pl.concat([receives, calls, kernels])
+    rest = rows.join(taken, on=["device", "stream", "name", "start_ns"], how="anti")
     return pl.concat(
-        [rest, *_received(receives, mine, rank, layout), *_sent(calls, mine, rank, layout)]
+        [
+            rest,
+            *_received(receives, mine, rank, layout),
+            *_sent(calls, mine, rank, layout),
+            _launched(kernels, mine, rank, layout),
+        ]
     )
+
+
+def _launched(rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layout) -> pl.DataFrame:
+    """NCCL's send-receive kernels by the phase that launched them; activations go one way."""
+    known = rows.filter(pl.col("launch_ns").is_not_null())
+    unknown = rows.filter(pl.col("launch_ns").is_null())
+    phases = phase_at(known["launch_ns"].to_numpy(), ranges, ("pp_send", "pp_recv"))
+    names = [None if phase is None else phase[0] for phase in phases]
+    groups = [
+        None
+        if name is None
+        else channel(name, rank, rank + layout.tp)
+        if name == "pp_send"
+        else channel(name, rank - layout.tp, rank)
+        for name in names
+    ]
+    ops = [None if name is None else name.removeprefix("pp_") for name in names]
+    op = pl.coalesce(pl.Series("op", ops, dtype=pl.String), pl.col("op"))
+    return pl.concat([_labelled(known, groups).with_columns(op=op), unknown])
 
 
 def _received(

@@ -246,3 +246,23 @@ def test_the_layout_names_what_gloo_does_not() -> None:
     clocks = clocks_table(matched, ONE_HOST)
     waits = waits_table(matched, clocks, ONE_HOST).filter(group="tokens 2 to 1", rank=1)
     assert waits.select("wait_ns", "transfer_ns").row(0) == (9, 10)
+
+
+def test_kernels_without_a_communicator_belong_to_the_phase_that_launched_them() -> None:
+    ranges = pl.DataFrame(
+        [(0, "pp_send", 0, 10), (1, "pp_recv", 0, 20)], schema=RANGES, orient="row"
+    )
+    unnamed = {"group": None, "num_ranks": None, "bytes": None}
+    rows = [
+        collective(0, 50, 60, op="send_recv", launch_ns=5, **unnamed),
+        collective(1, 12, 61, op="send_recv", launch_ns=7, **unnamed),
+        collective(0, 90, 95, op="send_recv", launch_ns=80, **unnamed),
+        collective(0, 70, 75, launch_ns=30, **unnamed),
+    ]
+    named = with_groups(pl.DataFrame(rows, schema=ACTIVITIES), ranges, Layout(tp=1, pp=2))
+    assert named.select("rank", "op", "group").rows() == [
+        (0, "send", "hidden 0 to 1"),
+        (0, "all_reduce", "stage 0"),
+        (0, "send_recv", None),
+        (1, "recv", "hidden 0 to 1"),
+    ]
