@@ -55,6 +55,7 @@ format: $(VENV)/.installed  ## Rewrite the code in the project's format
 bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one run
 	$(BIN)/perfkit fetch smollm2-135m-instruct
 	$(BIN)/python tests/benchmarks/generate_ratio.py smollm2-135m-instruct
+	$(BIN)/python tests/benchmarks/nsys_speed.py
 
 clean:  ## Remove the virtual environment and the runs
 	rm -rf $(VENV) runs

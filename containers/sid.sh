@@ -19,11 +19,14 @@ make_tree() {
   [ "$(id -u)" = 0 ] || impossible "it needs root"
   command -v mmdebstrap >/dev/null || impossible "mmdebstrap is not installed (apt-get install mmdebstrap)"
   unshare --mount true 2>/dev/null || impossible "mount namespaces are refused here"
+  unshare --user --map-root-user true 2>/dev/null ||
+    impossible "user namespaces are refused here, and apptainer builds in one"
   [ ! -e "$TREE/.complete" ] || return 0
   rm -rf --one-file-system "$TREE"
   # sid's Release file is often older than it says it may be, on mirrors that lag behind.
   mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
-    --include="$PACKAGES" sid "$TREE" || impossible "mmdebstrap failed: is a Debian mirror with sid reachable?"
+    --include="$PACKAGES" sid "$TREE" ||
+    impossible "mmdebstrap failed: no mirror with sid, or sid cannot install all of $PACKAGES now"
   printf '127.0.0.1 localhost %s\n' "$(hostname -s)" >"$TREE/etc/hosts"
   # For builds as fakeroot: the range of user ids that root may use inside.
   echo root:100000:65536 | tee "$TREE/etc/subuid" >"$TREE/etc/subgid"

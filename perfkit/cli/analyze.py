@@ -10,11 +10,16 @@ from perfkit.cli.output import FORMAT_OPTION, Format, closing, result, story
 def command(
     paths: list[Path] = typer.Argument(
         metavar="RUN...",
-        help="Run folders; or Kineto files (torch.profiler), or folders of them.",
+        help="Run folders; or traces, or folders of them: Kineto files (torch.profiler), nsys "
+        "exports (SQLite, parquetdir, arrowdir), nsys reports where nsys is installed.",
     ),
     format: Format = FORMAT_OPTION,
     kernels: int = typer.Option(
         0, "--kernels", min=0, help="Also print the N longest operations of each rank."
+    ),
+    phases: bool = typer.Option(
+        True,
+        help="Split each phase, too. Without, nsys exports are read twice as fast: no launches.",
     ),
     out: Path | None = typer.Option(
         None, "--out", help="Folder for the tables. [default: RUN/tables; none for loose files]"
@@ -25,17 +30,21 @@ def command(
     TTFT, TPOT and throughput come from the timed passes; the split from the captured one.
     Writes the tables as parquet. A broken or missing file is reported, never averaged away.
     """
-    from perfkit.report.time_split_output import printed
+    from perfkit.report.time_split_output import beside, printed
     from perfkit.timeline.analysis import analyze_paths, table_folder, write_tables
 
-    analyses = analyze_paths(paths)
+    analyses = analyze_paths(paths, phases=phases)
     written = None
     for analysis in analyses:
+        for line in analysis.recognised:
+            story(f"{analysis.source}: {line}")
         if folder := table_folder(analysis, out, len(analyses)):
             written = write_tables(analysis, folder)
             if len(analyses) > 1:
                 story(f"wrote {written}")
     result(printed(analyses, format.value, kernels))
+    for line in beside(analyses, format.value):
+        story(line)
     if analyses[0].run:
         closing(written, f"perfkit compare {analyses[0].source}")
     elif written is None:

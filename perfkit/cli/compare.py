@@ -21,10 +21,12 @@ def command(
     """Set predicted beside measured: TTFT, TPOT, throughput, time split and memory."""
     from perfkit.compare.run import compare_run, write_tables
     from perfkit.report.comparison import printed
+    from perfkit.report.time_split_output import told_beside
 
     comparison = compare_run(run, calibration=calibration, gpu=gpu, models_dir=models_dir)
     written = write_tables(comparison, run)
     result(printed(comparison, format.value))
-    for warning in comparison.warnings:
-        story(f"warning: {warning}")
+    if format is Format.csv:
+        for line in told_beside(comparison.analysis, comparison.warnings):
+            story(line)
     closing(written, f"perfkit report {run} -o report.html")

@@ -3,6 +3,7 @@
 import re
 from pathlib import PurePosixPath
 
+from perfkit.collect.containers import DRIVER_LIBRARY, apptainer_image
 from perfkit.collect.doctor_probe import Finding, Probe, fixable, missing, ok
 
 RUNTIMES = ("apptainer", "singularity")
@@ -31,7 +32,7 @@ def container(probe: Probe) -> Finding:
         if answer.works:
             return ok(f"{answer.out.strip()}, {path}")
         return missing(f"{path}: {answer.reason}", "runs in a container")
-    if "APPTAINER_CONTAINER" in probe.environ or "SINGULARITY_CONTAINER" in probe.environ:
+    if apptainer_image(probe.environ):
         return missing("this is inside a container already", "containers started from in here")
     found = f"neither {' nor '.join(RUNTIMES)} is on PATH (clusters: try `module avail`)"
     return missing(found, "runs in a container")
@@ -40,6 +41,8 @@ def container(probe: Probe) -> Finding:
 def container_gpu(probe: Probe) -> Finding:
     """Whether `--nv` has a driver to bind. It is silent and exits 0 when it has none."""
     lost = "the GPU inside containers: --nv gives no error and no GPU"
+    if image := apptainer_image(probe.environ):
+        return _bound_here(probe, image, lost)
     ldconfig = probe.which("ldconfig") or "/sbin/ldconfig"
     cached = probe.run([ldconfig, "-p"])
     if not cached.works:
@@ -52,6 +55,13 @@ def container_gpu(probe: Probe) -> Finding:
     if not any(probe.glob(pattern) for pattern in LIBRARY_LISTS) and not _beside(probe):
         return missing("the container program has no nvliblist.conf", lost)
     return ok("--nv finds the driver's libraries; check once inside with nvidia-smi")
+
+
+def _bound_here(probe: Probe, image: str, lost: str) -> Finding:
+    """Inside, the loader's cache is the image's own: what counts is what --nv bound."""
+    if probe.glob(DRIVER_LIBRARY):
+        return ok(f"--nv has bound the node's driver into {image}")
+    return missing(f"no driver in {image}: started without --nv, or the node has none", lost)
 
 
 def _beside(probe: Probe) -> bool:

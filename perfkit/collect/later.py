@@ -86,7 +86,7 @@ def again(
     if collector.scope == "job":
         job_id = record["slurm"].get("SLURM_JOB_ID", "")
         return ask_job(folder, collector, bool(state.get("asked")), job_id, within_s)
-    if collector.scope == "rank" and collector.after:
+    if collector.scope == "rank":
         return retried(folder, collector, state, state.get("missing_ranks", ()))
     return state
 
@@ -95,8 +95,8 @@ def retried(
     folder: RunFolder, collector: Collector, state: Mapping[str, Any], ranks: Sequence[int]
 ) -> Mapping[str, Any]:
     """The steps after the end, once more on this machine, for ranks without a product."""
-    program = find_program(collector.program)
-    if program is None:
+    program = find_program(collector.program) if collector.program else None
+    if program is None and collector.after:
         return state
     probed = Probed(collector=collector, program=program)
     problems = {
@@ -107,5 +107,5 @@ def retried(
     regained = sorted({*state.get("ranks", ()), *(set(ranks) - set(problems))})
     if not problems:
         return {**state, "state": "ran", "reason": None, "ranks": regained, "missing_ranks": []}
-    reason = next(iter(problems.values()))
+    reason = state.get("reason") or next(iter(problems.values()))
     return {**state, "reason": reason, "ranks": regained, "missing_ranks": sorted(problems)}

@@ -256,10 +256,10 @@ def _note_ends(watch: Watch) -> None:
 
 
 def _goes_on(watch: Watch, ours: RankProcess) -> bool:
-    """True when a collector around the program has ended, and the program has not."""
+    """True when a collector around the program has ended, and program or witness have not."""
     seen = _exit_of(watch.folder, ours.rank)
     unended = seen.get("pid") and seen.get("exit_code") is None and seen.get("signal") is None
-    return bool(unended) and alive(int(seen["pid"]))
+    return bool(unended) and (alive(int(seen["pid"])) or alive(int(seen["witness"])))
 
 
 def _never_started(watch: Watch, ours: RankProcess) -> bool:

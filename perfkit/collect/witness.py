@@ -64,9 +64,10 @@ def watch(folder: Path, command: Sequence[str]) -> int:
         sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
         _write(folder, {"pid": None, "exit_code": NOT_STARTED, "signal": None})
         return NOT_STARTED
-    _write(folder, {"pid": process.pid, "exit_code": None, "signal": None})
+    mine = {"pid": process.pid, "witness": os.getpid()}
+    _write(folder, {**mine, "exit_code": None, "signal": None})
     code = process.wait()
-    _write(folder, {"pid": process.pid, **_how(code), **_usage(started_ns)})
+    _write(folder, {**mine, **_how(code), **_usage(started_ns)})
     return code if code >= 0 else 128 - code
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from perfkit.errors import ConfigError
+from perfkit.ingest.frames import QUALITY, finding
 from perfkit.predict.gpus import gpu_of_device, load_gpu
 from perfkit.predict.rates import Rates, rates_from_calibration, rates_from_gpu
 from perfkit.predict.time import predict_run
@@ -79,6 +80,11 @@ def compare_run(
     run = analysis.run
     if "config" not in run:
         raise ConfigError(f"{path} never started: its run.json has no config. Run it again.")
+    if not run.get("model"):
+        raise ConfigError(
+            f"{path} is a run of a program that perfkit does not know: nothing can be predicted. "
+            f"See what was measured with: perfkit analyze {path}"
+        )
     rates, source = find_rates(path, run, calibration, gpu, models_dir)
     prediction = predict_run(
         run["model"]["config"], rates, model_id=run["model"]["id"], **plan_of(path, run)
@@ -228,12 +234,21 @@ def doubts(run: Mapping[str, Any], headline: pl.DataFrame) -> list[str]:
 
 
 def write_tables(comparison: Comparison, path: Path) -> Path:
-    """tables/comparison_*.parquet in the run folder."""
+    """tables/comparison_*.parquet in the run folder; `quality` has the warnings."""
     folder = RunFolder(path).tables
+    told = set(comparison.analysis.quality["text"])
+    more = [finding("comparison", text) for text in comparison.warnings if text not in told]
+    quality = pl.concat([comparison.analysis.quality, pl.DataFrame(more, schema=QUALITY)])
+    frames = {
+        "headline": comparison.headline,
+        "split": comparison.split,
+        "memory": comparison.memory,
+        "quality": quality,
+    }
     try:
         folder.mkdir(exist_ok=True)
-        for name in ("headline", "split", "memory"):
-            getattr(comparison, name).write_parquet(folder / f"comparison_{name}.parquet")
+        for name, frame in frames.items():
+            frame.write_parquet(folder / f"comparison_{name}.parquet")
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror}.") from error
     return folder

@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-KINDS = pl.Enum(["cpu_op", "comm_call", "collective", "kernel", "memcpy", "memset"])
+KINDS = pl.Enum(["cpu_op", "comm_call", "collective", "kernel", "memcpy", "memset", "graph"])
 CLASSES = pl.Enum(["compute", "comm", "copy", "unknown"])
 SEVERITIES = pl.Enum(["info", "warning"])
 
@@ -48,6 +48,16 @@ SYNCS = pl.Schema(
 # Runtime and driver calls in which the host may wait for the device; a copy called asynchronous
 # waits, too, when its memory on the host is pageable.
 SYNC_CALLS = r"^(cuda|cu|hip)(Device|Stream|Event|Ctx|Thread)Synchronize|^(cuda|cu|hip)Memcpy"
+
+DEVICES = pl.Schema(
+    {
+        "rank": pl.Int32(),
+        "device": pl.String(),  # as in the activities
+        "name": pl.String(),  # NVIDIA H200 ...: null when the source does not say
+        "memory_bytes": pl.Int64(),
+        "gpu": pl.Int32(),  # number of the GPU in its node; null when the source does not say
+    }
+)
 
 QUALITY = pl.Schema(
     {

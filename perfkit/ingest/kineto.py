@@ -1,33 +1,21 @@
 """One Kineto file -> activities and phase ranges, the tables that any trace source fills."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from perfkit.ingest.frames import ACTIVITIES, RANGES, SYNC_CALLS, SYNCS, finding
+from perfkit.ingest.frames import ACTIVITIES, DEVICES, RANGES, SYNC_CALLS, SYNCS, finding
 from perfkit.ingest.kineto_cpu import busiest_thread, cpu_activities
 from perfkit.ingest.kineto_file import KinetoFile, events_frame, read_kineto_file
 from perfkit.ingest.kineto_gpu import GPU, gpu_activities
+from perfkit.ingest.trace import Trace
 
 # Marks of communication libraries are no phases of a program.
 NO_PHASE = re.compile(r"^(gloo|nccl|mpi|ucc|xccl):")
 # ProfilerStep#12 -> ProfilerStep: instances of one phase.
 INSTANCE = r"#\d+.*$"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trace:
-    """What one trace file says about one rank."""
-
-    rank: int
-    world_size: int | None
-    activities: pl.DataFrame
-    ranges: pl.DataFrame
-    syncs: pl.DataFrame
-    findings: list[dict[str, Any]]
 
 
 def read_kineto(path: Path, rank: int | None = None) -> Trace:
@@ -36,7 +24,8 @@ def read_kineto(path: Path, rank: int | None = None) -> Trace:
     With GPU activities in it, the GPUs are the devices; without, the CPU's main thread is.
     """
     file = read_kineto_file(path)
-    number = rank if rank is not None else rank_of(file)
+    own = rank_of(file)
+    number = rank if rank is not None else own or 0
     ranges = phase_ranges(file)
     if any(file.events[kind] for kind in GPU):
         activities, findings = gpu_activities(file, number)
@@ -45,20 +34,23 @@ def read_kineto(path: Path, rank: int | None = None) -> Trace:
     declared = ranges.with_columns(rank=pl.lit(number, pl.Int32)).select(RANGES.names())
     return Trace(
         rank=number,
+        rank_known=rank is not None or own is not None,
         world_size=file.world_size,
         activities=pl.DataFrame(activities, schema=ACTIVITIES),
         ranges=declared,
         syncs=sync_calls(file, number),
+        devices=devices(file, number, activities),
         findings=findings + _findings(file, number, activities),
+        recognised="PyTorch profiler (Kineto) trace",
     )
 
 
-def rank_of(file: KinetoFile) -> int:
-    """The rank the file says it is of, else the number in its name, else 0."""
+def rank_of(file: KinetoFile) -> int | None:
+    """The rank the file says it is of, else the number in its name."""
     if file.rank is not None:
         return file.rank
     found = re.search(r"rank[-_]?(\d+)", file.path.name)
-    return int(found.group(1)) if found else 0
+    return int(found.group(1)) if found else None
 
 
 def phase_ranges(file: KinetoFile) -> pl.DataFrame:
@@ -74,6 +66,13 @@ def sync_calls(file: KinetoFile, rank: int) -> pl.DataFrame:
     calls = [event for event in file.events["launch"] if re.match(SYNC_CALLS, event.name)]
     frame = events_frame(file, calls).drop_nulls().with_columns(rank=pl.lit(rank))
     return frame.select(pl.col(name).cast(dtype) for name, dtype in SYNCS.items())
+
+
+def devices(file: KinetoFile, rank: int, activities: pl.DataFrame) -> pl.DataFrame:
+    """The GPUs that this rank used (DEVICES)."""
+    used = set(activities["device"].unique())
+    rows = [(rank, f"cuda:{d.id}", d.name, d.memory_bytes, None) for d in file.devices]
+    return pl.DataFrame([row for row in rows if row[1] in used], schema=DEVICES, orient="row")
 
 
 def _findings(file: KinetoFile, rank: int, activities: pl.DataFrame) -> list[dict[str, Any]]:

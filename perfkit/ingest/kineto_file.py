@@ -37,6 +37,7 @@ CATEGORIES = {
 NO_CONTROL = bytes(32 if byte < 32 else byte for byte in range(256))
 NOTHING = msgspec.Raw(b"0")
 NO_ARGS = msgspec.Raw(b"{}")
+NO_DEVICES = msgspec.Raw(b"[]")
 
 
 class Event(msgspec.Struct, gc=False):
@@ -58,12 +59,21 @@ class DistributedInfo(msgspec.Struct):
     world_size: int | None = None
 
 
+class Device(msgspec.Struct):
+    """A GPU, as CUDA describes it to the profiler."""
+
+    id: int
+    name: str | None = None
+    memory_bytes: int | None = msgspec.field(name="totalGlobalMem", default=None)
+
+
 class Document(msgspec.Struct):
     """The parts of the file that are read."""
 
     traceEvents: list[Event]  # noqa: N815
     baseTimeNanoseconds: int = 0  # noqa: N815
     distributedInfo: DistributedInfo | None = None  # noqa: N815
+    deviceProperties: msgspec.Raw = NO_DEVICES  # noqa: N815
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,7 @@ class KinetoFile:
     base_ns: int
     rank: int | None
     world_size: int | None
+    devices: list[Device]
     repaired: bool
     """True when bytes that are not UTF-8 or control characters had to be replaced."""
 
@@ -93,8 +104,16 @@ def read_kineto_file(path: Path) -> KinetoFile:
         base_ns=document.baseTimeNanoseconds,
         rank=info.rank,
         world_size=info.world_size,
+        devices=_devices(document.deviceProperties),
         repaired=repaired,
     )
+
+
+def _devices(raw: msgspec.Raw) -> list[Device]:
+    try:
+        return msgspec.json.decode(raw, type=list[Device])
+    except msgspec.DecodeError:
+        return []
 
 
 def _content(path: Path) -> bytes:

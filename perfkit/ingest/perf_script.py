@@ -26,9 +26,18 @@ STACKS = pl.Schema(
     }
 )
 
+HOTTEST = pl.Schema(
+    {
+        "rank": pl.Int32(),
+        "function": pl.String(),  # or [library] where it has no name
+        "samples": pl.Int64(),  # taken in the function itself
+        "share": pl.Float64(),  # of the rank's samples, 0..1
+    }
+)
+
 UNKNOWN = "[unknown]"
 NO_STACK = "[no stack]"
-UNNAMED_SHARE = 0.5  # more samples than this without a named caller make a finding
+UNNAMED_SHARE = 0.5  # more samples than this without a (named) caller make a finding
 
 HEAD = re.compile(
     r"(?P<comm>\S.*?)\s+(?P<pid>-?\d+)(?:/-?\d+)?\s+(?:\[\d+\]\s+)?\d+\.\d+:"
@@ -115,6 +124,22 @@ def frame_name(line: str) -> str | None:
     return symbol.replace(";", ":")
 
 
+def hottest(stacks: pl.DataFrame, top: int) -> pl.DataFrame:
+    """The `top` functions of each rank in which most samples were taken (HOTTEST).
+
+    Samples in the function itself, not in what it called: that is right also where the stacks
+    could not be followed to their roots.
+    """
+    function = pl.col("stack").str.split(";").list.last().alias("function")
+    taken = stacks.group_by("rank", function).agg(pl.col("samples").sum())
+    share = pl.col("samples") / pl.col("samples").sum().over("rank")
+    order = taken.with_columns(share=share).sort(
+        "rank", "samples", "function", descending=[False, True, False]
+    )
+    longest = order.group_by("rank", maintain_order=True).head(top)
+    return longest.select(pl.col(name).cast(dtype) for name, dtype in HOTTEST.items())
+
+
 def _frame(counts: Counter[Sample], rank: int) -> pl.DataFrame:
     rows = [
         {"rank": rank, "comm": comm, "event": event, "stack": stack, "samples": samples}
@@ -126,9 +151,15 @@ def _frame(counts: Counter[Sample], rank: int) -> pl.DataFrame:
 def _findings(counts: Counter[Sample], broken: int, rank: int, source: str) -> list[dict[str, Any]]:
     total = counts.total()
     unnamed = sum(n for (_, _, stack), n in counts.items() if UNKNOWN in stack.split(";")[:-1])
+    alone = sum(n for (_, _, stack), n in counts.items() if ";" not in stack)
     said = (
         ("perf-script-empty", int(not total), "no whole sample"),
         ("perf-script-broken", broken, f"{broken} sample(s) cut off or unreadable were left out"),
+        (
+            "perf-stacks-short",
+            alone if total and alone / total > UNNAMED_SHARE else 0,
+            f"{alone} of {total} samples have no caller: their stacks could not be unwound",
+        ),
         (
             "perf-stacks-unnamed",
             unnamed if total and unnamed / total > UNNAMED_SHARE else 0,
@@ -137,7 +168,14 @@ def _findings(counts: Counter[Sample], broken: int, rank: int, source: str) -> l
         ),
     )
     return [
-        finding(code, f"{source}: {text}", rank=rank, source=source, count=count)
+        finding(
+            code,
+            f"{source}: {text}",
+            rank=rank,
+            source=source,
+            count=count,
+            severity="info" if code == "perf-stacks-short" else "warning",
+        )
         for code, count, text in said
         if count
     ]

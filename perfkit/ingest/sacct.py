@@ -5,10 +5,10 @@ exit code 0 of failed jobs. Every number says in SOURCES where it is from, or wh
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import polars as pl
 
@@ -27,6 +27,7 @@ JOBS = pl.Schema(
     {
         "row_id": pl.String(),  # as Slurm writes it: 2, 2.batch, 7_0.0, 8+1
         "job_id": pl.Int64(),  # the number in front of _ + and .
+        "raw_id": pl.Int64(),  # of this job, task or component alone: its SLURM_JOB_ID
         "step": pl.String(),  # batch, extern, interactive or a number; null on the job's own row
         "array_task": pl.String(),  # 0, or [3-5%2] for the tasks that still wait
         "het_component": pl.Int32(),
@@ -74,33 +75,6 @@ class Accounting:
     """SOURCES"""
     findings: list[dict[str, Any]]
     """perfkit.ingest.frames.QUALITY"""
-
-
-class JobSummary(TypedDict):
-    """One job for a report; None is not measured, and `notes` says why."""
-
-    state: str
-    failed_steps: list[str]
-    elapsed_s: float | None
-    nodes: str | None
-    max_rss_bytes: int | None
-    max_rss_step: str | None
-    gpu_hours: float | None
-    consumed_energy_j: float | None
-    notes: list[str]
-
-
-def sacct_fields(available: Iterable[str]) -> list[str]:
-    """The FIELDS that this Slurm has; `available` are the words of `sacct --helpformat`.
-
-    One unknown field is a fatal error of sacct, and names change (Reserved became Planned).
-    """
-    known = {name.lower() for name in available}
-    if not {"jobid", "state"} <= known:
-        raise ConfigError(
-            "the fields of sacct lack JobID or State. Give the words of `sacct --helpformat`."
-        )
-    return [name for name in FIELDS if name.lower() in known]
 
 
 def read_sacct(path: Path, utc_offset_s: int | None = None) -> Accounting:
@@ -166,6 +140,7 @@ def _row(
     row = {
         "row_id": cells["jobid"],
         "job_id": int(job),
+        "raw_id": whole(cells.get("jobidraw", "").partition(".")[0]),
         "step": step,
         "array_task": task,
         "het_component": whole(component or ""),
@@ -213,34 +188,3 @@ def _findings(
             finding("sacct-local-times", text, source=source, count=local, severity="info")
         )
     return found
-
-
-def job_summary(jobs: pl.DataFrame) -> JobSummary:
-    """What a report says of a job. Energy and GPU-hours are taken from job rows, never from steps.
-
-    Several job rows (array tasks, components) share a summary: the longest elapsed, all GPU-hours,
-    and no energy, because nodes that they share would be counted twice.
-    """
-    own, steps = jobs.filter(pl.col("step").is_null()), jobs.filter(pl.col("step").is_not_null())
-    states = own["state"].value_counts(sort=True).rows()
-    largest = steps.drop_nulls("max_rss_bytes").sort("max_rss_bytes").tail(1)
-    failed = steps.filter(~pl.col("state").is_in(["COMPLETED", *UNFINISHED]))
-    notes = ["energy is never summed over steps"]
-    if own.height > 1:
-        notes.append(f"energies of {own.height} jobs are not added: they may share nodes")
-    return JobSummary(
-        state=", ".join(f"{n} {state}" if own.height > 1 else state for state, n in states),
-        failed_steps=failed["row_id"].to_list(),
-        elapsed_s=max(own["elapsed_s"].drop_nulls().to_list(), default=None),
-        nodes=",".join(own["nodes"].drop_nulls().unique(maintain_order=True)) or None,
-        max_rss_bytes=max(steps["max_rss_bytes"].drop_nulls().to_list(), default=None),
-        max_rss_step=largest["row_id"][0] if largest.height else None,
-        gpu_hours=_whole_sum(own["gpu_hours"]),
-        consumed_energy_j=own["consumed_energy_j"][0] if own.height == 1 else None,
-        notes=notes,
-    )
-
-
-def _whole_sum(column: pl.Series) -> float | None:
-    """The sum, or None when there is nothing or any part is not measured."""
-    return None if column.is_empty() or column.null_count() else float(column.sum())

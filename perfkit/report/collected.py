@@ -1,66 +1,74 @@
-"""What the collectors beside the traces found, as text: processes, GPUs, Slurm's accounting."""
+"""What the collectors beside the traces found, and what they did not, for a terminal or a page."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import polars as pl
 
 from perfkit.ingest.collected import Collected
-from perfkit.report.tables import Column, render
-
-MIB, GIB = 2**-20, 2**-30
-
-PROCESSES = (
-    Column(name="rank", title="rank", kind="integer"),
-    Column(name="ended", title="ended", kind="text"),
-    Column(name="wall_s", title="wall s"),
-    Column(name="cpu_s", title="CPU s"),
-    Column(name="cores", title="cores busy"),
-    Column(name="max_rss_bytes", title="peak memory MiB", scale=MIB),
-    Column(name="involuntary_switches", title="lost core", kind="integer"),
+from perfkit.ingest.collectors import NOT_ASKED, WHOLE
+from perfkit.ingest.rank_words import listed, of_ranks
+from perfkit.report.collected_blocks import (
+    Block,
+    counters,
+    gpus,
+    jobs,
+    nccl,
+    processes,
+    resources,
+    stacks,
 )
-GPUS = (
-    Column(name="host", title="host", kind="text"),
-    Column(name="gpu", title="GPU", kind="integer"),
-    Column(name="mean_utilisation", title="mean busy", kind="percent"),
-    Column(name="max_memory_used_bytes", title="peak memory GiB", scale=GIB),
-    Column(name="mean_power_w", title="mean power W"),
-    Column(name="max_power_w", title="max W"),
-    Column(name="energy_j", title="energy kJ", scale=1e-3),
-    Column(name="covered_s", title="over s"),
-)
-JOBS = (
-    Column(name="row_id", title="Slurm job", kind="text"),
-    Column(name="state", title="state", kind="text"),
-    Column(name="num_nodes", title="nodes", kind="integer"),
-    Column(name="num_tasks", title="tasks", kind="integer"),
-    Column(name="elapsed_s", title="elapsed s"),
-    Column(name="cpu_time_s", title="CPU s"),
-    Column(name="max_rss_bytes", title="peak memory MiB", scale=MIB),
-    Column(name="gpu_hours", title="GPU-hours"),
-    Column(name="consumed_energy_j", title="energy kJ", scale=1e-3),
-)
-PROCESS_NOTE = "whole program, loading included; memory is resident, mapped files included"
+from perfkit.report.tables import render
 
 
-def sections(collected: Collected, fmt: str) -> Iterator[str]:
-    """One table for each source that left something; nothing for the others."""
-    if collected.processes["exit_code"].null_count() < collected.processes.height or (
-        collected.processes["signal"].null_count() < collected.processes.height
-    ):
-        yield render(readable_processes(collected), PROCESSES, fmt)
-        yield f"{PROCESS_NOTE}\n"
-    for frame, columns in ((collected.gpus, GPUS), (collected.jobs, JOBS)):
-        if not frame.is_empty():
-            yield render(frame, columns, fmt)
+def sections(collected: Collected, fmt: str, job_id: str | None = None) -> Iterator[str]:
+    """One table for each source that left something, then what could not be collected.
+
+    A collector that failed is among the warnings.
+    """
+    for block in blocks(collected, job_id):
+        yield render(block.frame, block.columns, fmt)
+        if block.notes:
+            yield "\n".join(block.notes) + "\n"
+    states = collected.collectors.filter(~pl.col("state").is_in([WHOLE, NOT_ASKED, "failed"]))
+    if names := [f"{row['collector']} ({why(row)})" for row in states.to_dicts()]:
+        yield f"not collected: {', '.join(names)}\n"
 
 
-def readable_processes(collected: Collected) -> pl.DataFrame:
-    """How each rank's program ended, and how many cores it kept busy."""
-    ended = (
-        pl.when(pl.col("signal").is_not_null())
-        .then(pl.format("signal {}", "signal"))
-        .when(pl.col("exit_code").is_not_null())
-        .then(pl.format("exit {}", "exit_code"))
+def blocks(collected: Collected, job_id: str | None = None) -> list[Block]:
+    """The tables that have something in them; `job_id` is the run's own SLURM_JOB_ID."""
+    made = (
+        resources(collected),
+        processes(collected),
+        counters(collected),
+        stacks(collected),
+        gpus(collected),
+        nccl(collected),
+        jobs(collected, job_id),
     )
-    cores = pl.col("cpu_s") / pl.col("wall_s")
-    return collected.processes.with_columns(ended=ended, cores=cores)
+    return [block for block in made if not block.frame.is_empty()]
+
+
+def absent(collected: Collected) -> list[str]:
+    """What was not collected, or not of every rank, why, and what is lost by it."""
+    states = pl.col("state")
+    tried = collected.collectors.filter(states != WHOLE, states != NOT_ASKED).to_dicts()
+    lines = [f"{row['collector']}: {why(row)}. Without it: {row['lost'] or '-'}." for row in tried]
+    others = collected.collectors.filter(states == NOT_ASKED).to_dicts()
+    if names := [f"{row['collector']} ({row['lost']})" for row in others]:
+        lines.append(f"not asked for: {', '.join(names)}")
+    return lines
+
+
+def why(row: Mapping[str, object]) -> str:
+    """`failed on rank 3, recorded 15 of 16 ranks: nsys exited with 1`."""
+    state, reason = str(row["state"]), " ".join(str(row["reason"] or "").split())
+    some, lost = _ranks(row["ranks"]), _ranks(row["missing_ranks"])
+    if some and lost:
+        state += f" on {listed(lost)}, recorded {of_ranks(len(some), len(some) + len(lost))}"
+    if state in ("missing", "partial"):
+        return reason or state
+    return f"{state}: {reason}" if reason else state
+
+
+def _ranks(value: object) -> list[int]:
+    return value if isinstance(value, list) else []

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import polars as pl
 
 from perfkit.compare.run import Comparison
+from perfkit.report.ending import first_lines
 from perfkit.report.tables import Column, as_json, render
-from perfkit.report.time_split import MEASURES
+from perfkit.report.time_split import MEASURES, headline, warning_lines
 
 HEADLINE = (
     Column(name="title", title="", kind="text"),
@@ -48,8 +49,12 @@ def printed(comparison: Comparison, fmt: str) -> str:
 
 def document(comparison: Comparison) -> dict[str, object]:
     """The JSON document of a comparison."""
+    run = comparison.analysis.run
     return {
-        "run": comparison.analysis.run.get("id"),
+        "run": run.get("id"),
+        "state": run.get("state"),
+        "failure": run.get("failure"),
+        "ending": first_lines(comparison.analysis),
         "rates": {
             "source": comparison.rates_source,
             "provenance": dict(comparison.rates.provenance),
@@ -70,9 +75,11 @@ def readable(headline: pl.DataFrame) -> pl.DataFrame:
 
 
 def _sections(comparison: Comparison, fmt: str) -> Iterator[str]:
-    run = comparison.analysis.run
-    yield f"run {run.get('id')}: predicted with rates {comparison.rates_source}\n"
+    yield headline(comparison.analysis)
+    yield from first_lines(comparison.analysis)
+    yield f"predicted with rates {comparison.rates_source}\n"
     yield render(readable(comparison.headline), HEADLINE, fmt)
     yield render(comparison.split, SPLIT, fmt)
     yield f"{SPLIT_NOTE}\n"
     yield render(comparison.memory, MEMORY, fmt)
+    yield from warning_lines(comparison.warnings, fmt)

@@ -19,8 +19,10 @@ from perfkit.errors import ConfigError, ToolMissing
 from perfkit.files import check_free, write_text
 from perfkit.paths import cache_folder
 from perfkit.report import html_parts as parts
+from perfkit.report.collected import absent, blocks
 from perfkit.report.comparison import readable
-from perfkit.report.time_split import legend, ratio_line
+from perfkit.report.ending import first_lines, traced
+from perfkit.report.time_split import job_id, legend, ratio_line
 from perfkit.schema import open_run
 from perfkit.timeline.analysis import Analysis, analyze_run
 
@@ -129,7 +131,7 @@ def context(found: Findings) -> dict[str, Any]:
     """What the template prints, section by section."""
     from perfkit.report import charts
 
-    analysis = found.analysis
+    analysis, ending = found.analysis, first_lines(found.analysis)
     headline = parts.headline_rows(found.headline, analysis)
     memory, unit = parts.memory_rows(analysis, found.path, found.prediction)
     labels = memory.with_columns(pl.format("rank {}", "rank").alias("label")).to_dicts()
@@ -139,8 +141,9 @@ def context(found: Findings) -> dict[str, Any]:
         "id": analysis.run.get("id", found.path.name),
         "state": parts.state_sentence(analysis),
         "finished": analysis.run.get("state") == "finished",
+        "ending": ending,
         "what": parts.run_sentence(analysis),
-        "warnings": found.warnings,
+        "warnings": [text for text in found.warnings if text not in ending],
         "headline": parts.table("headline", headline, parts.HEADLINE),
         "headline_figures": charts.headline_figures(headline.to_dicts()),
         "rates_source": found.rates_source,
@@ -154,6 +157,13 @@ def context(found: Findings) -> dict[str, Any]:
         "memory_figure": charts.memory_figure(labels, unit),
         "operations": parts.table("operations", operations, parts.OPERATIONS),
         "top": parts.TOP_OPERATIONS,
+        "traced": traced(analysis),
+        "partly_traced": bool(analysis.missing_traces),
+        "collected": [
+            (block, parts.table(block.name, block.frame, block.columns))
+            for block in blocks(analysis.collected, job_id(analysis))
+        ],
+        "absent": absent(analysis.collected),
         "facts": list(parts.facts(analysis, found.rates)),
         "colours": charts,
     }

@@ -107,6 +107,8 @@ def run_sentence(analysis: Analysis) -> str:
         return "What was to be run is not recorded: run.json has no config."
     hosts = {place["host"] for place in analysis.run.get("layout", []) if place.get("host")}
     on_hosts = f" on {len(hosts)} host{'s' * (len(hosts) > 1)}" if hosts else ""
+    if "program" in config:
+        return f"{shlex.join(config['program'])}, {len(analysis.ranks)} rank(s){on_hosts}."
     prompt = config.get("prompt_tokens")
     prompts = f"{prompt} prompt tokens" if prompt else "prompts from a file"
     parts = (
@@ -231,7 +233,6 @@ def facts(analysis: Analysis, rates: Mapping[str, Any]) -> Iterator[tuple[str, d
     yield "Hardware", _texts(run.get("hardware") or {})
     yield "Slurm", _texts(run.get("slurm") or {})
     yield "Rates of the prediction", _texts(rates)
-    yield "Collectors", _texts(run.get("collectors") or {})
     ranks = [dict(place) for place in run.get("layout", [])]
     yield "Ranks", {str(place.pop("rank")): _text(place) for place in ranks}
 

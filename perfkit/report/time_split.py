@@ -3,10 +3,13 @@
 Renderers take an Analysis and return text. Exact ns are in JSON and CSV, rounded ms here.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from perfkit.report.causes import causes
 from perfkit.report.collected import sections
+from perfkit.report.ending import first_lines, traced
 from perfkit.report.tables import Column, render
 from perfkit.timeline.analysis import Analysis
 from perfkit.timeline.windows import WHOLE
@@ -77,20 +80,22 @@ NAME_WIDTH = 44
 
 def text(analysis: Analysis, fmt: str, top: int) -> str:
     """The analysis as a terminal or Markdown text; `top` operations of each rank on request."""
-    parts = [headline(analysis), ""]
+    parts = [headline(analysis), *first_lines(analysis), ""]
     if not analysis.measures.is_empty():
         parts += [render(readable_measures(analysis.summary), MEASURE_COLUMNS, fmt)]
         parts += [ratio_line(analysis), ""]
     if not analysis.split.is_empty():
         parts += [split_text(analysis, fmt), *legend(analysis), "", *causes(analysis, fmt)]
-    parts += sections(analysis.collected, fmt)
+    parts += sections(analysis.collected, fmt, job_id(analysis))
     if top and not analysis.operations.is_empty():
         parts += [render(top_operations(analysis, top), OPERATION_COLUMNS, fmt)]
         parts += [render(analysis.collectives, COLLECTIVE_COLUMNS, fmt)]
-    parts += [
-        f"- {warning}" if fmt == "md" else f"warning: {warning}" for warning in analysis.warnings
-    ]
+    parts += warning_lines(analysis.warnings, fmt)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def warning_lines(warnings: Sequence[str], fmt: str) -> list[str]:
+    return [f"- {warning}" if fmt == "md" else f"warning: {warning}" for warning in warnings]
 
 
 def headline(analysis: Analysis) -> str:
@@ -100,11 +105,17 @@ def headline(analysis: Analysis) -> str:
     run, config = analysis.run, analysis.run.get("config", {})
     name = run.get("id") or analysis.source.name
     state = run.get("state", "of unknown state")
-    layout = f"TP {config.get('tp', '?')} x PP {config.get('pp', '?')}"
+    layout = f"TP {config['tp']} x PP {config['pp']}, " if {"tp", "pp"} <= set(config) else ""
     failure = run.get("failure") or {}
     who = f" because of rank {failure['rank']}" if "rank" in failure else ""
     word = f"{state.upper()}{who}" if state != "finished" else state
-    return f"run {name}: {word}, {layout}, {len(analysis.ranks)} rank(s)"
+    return f"run {name}: {word}, {layout}{len(analysis.ranks)} rank(s)"
+
+
+def job_id(analysis: Analysis) -> str | None:
+    """The run's own Slurm job; None outside of one."""
+    found = (analysis.run.get("slurm") or {}).get("SLURM_JOB_ID")
+    return str(found) if found else None
 
 
 def readable_measures(summary: pl.DataFrame) -> pl.DataFrame:
@@ -152,7 +163,9 @@ def legend(analysis: Analysis) -> list[str]:
     whole = analysis.split.filter(pl.col("phase") == WHOLE, pl.col("device") != "cpu")
     worst = whole["unknown_share"].max()
     if isinstance(worst, float):
-        lines.append(f"kernels of unknown class (counted as compute): at most {100 * worst:.1f} %")
+        of = f" on {traced(analysis)}" if analysis.missing_traces else ""
+        text = f"kernels of unknown class (counted as compute): at most {100 * worst:.1f} %{of}"
+        lines.append(text)
     return lines
 
 

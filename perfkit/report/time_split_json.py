@@ -4,11 +4,16 @@ from typing import Any
 
 import polars as pl
 
+from perfkit.ingest.perf_script import hottest
+from perfkit.report.ending import first_lines
 from perfkit.timeline.analysis import COLLECTED, Analysis
 from perfkit.timeline.split import SPLIT
 from perfkit.timeline.windows import WHOLE
 
 KEYS = ("rank", "device")
+RUN_KEYS = ("id", "state", "failure", "started_at", "ended_at", "config")
+# Whole stacks can be many MB: they are in stacks.parquet, and here the functions they end in.
+TOO_LARGE, TOP_FUNCTIONS = "stacks", 30
 NO_DEVICE = ""
 NUMBERS = [name for name in SPLIT.names() if name not in (*KEYS, "phase")]
 
@@ -17,12 +22,14 @@ def document(analysis: Analysis) -> dict[str, Any]:
     """One analysis; as_json adds schema_version. Its ranks have one entry for each device."""
     return {
         "source": str(analysis.source),
-        "run": {key: analysis.run.get(key) for key in ("id", "state", "failure", "config")},
+        "run": {key: analysis.run.get(key) for key in RUN_KEYS},
+        "ending": first_lines(analysis),
         "ranks": [entry for rank in analysis.ranks for entry in rank_entries(analysis, rank)],
         "measures": measures(analysis),
         "missing_traces": list(analysis.missing_traces),
         "missing_timers": list(analysis.missing_timers),
-        **{name: getattr(analysis.collected, name).to_dicts() for name in COLLECTED},
+        **{n: getattr(analysis.collected, n).to_dicts() for n in COLLECTED if n != TOO_LARGE},
+        "hottest_functions": hottest(analysis.collected.stacks, TOP_FUNCTIONS).to_dicts(),
         "warnings": analysis.warnings,
     }
 

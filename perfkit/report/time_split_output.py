@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from perfkit.report.ending import first_lines
 from perfkit.report.tables import as_json
 from perfkit.report.time_split import text
 from perfkit.report.time_split_json import document
@@ -18,6 +19,19 @@ def printed(analyses: Sequence[Analysis], fmt: str, top: int) -> str:
     if fmt == "csv":
         return pl.concat([_split_with_source(analysis) for analysis in analyses]).write_csv()
     return "\n".join(text(analysis, fmt, top) for analysis in analyses)
+
+
+def beside(analyses: Sequence[Analysis], fmt: str) -> list[str]:
+    """What a CSV has no place for, for stderr: how each run ended, who is missing, warnings."""
+    if fmt != "csv":
+        return []
+    return [line for one in analyses for line in told_beside(one, one.warnings)]
+
+
+def told_beside(analysis: Analysis, warnings: Sequence[str]) -> list[str]:
+    """The first lines of a run and its warnings, each once."""
+    ending = first_lines(analysis)
+    return [*ending, *(f"warning: {text}" for text in warnings if text not in ending)]
 
 
 def _split_with_source(analysis: Analysis) -> pl.DataFrame:

@@ -12,8 +12,8 @@ import polars as pl
 
 from perfkit.errors import ConfigError
 from perfkit.ingest.collected import Collected, nothing, read_collected
-from perfkit.ingest.frames import ACTIVITIES, QUALITY, RANGES, SYNCS, finding
-from perfkit.ingest.kineto import Trace, read_kineto
+from perfkit.ingest.frames import DEVICES, QUALITY, RANGES, SYNCS, finding
+from perfkit.ingest.recognise import trace_files, traces_of_rank
 from perfkit.ingest.timers import (
     concatenated,
     empty,
@@ -22,6 +22,7 @@ from perfkit.ingest.timers import (
     read_timers,
     summarise,
 )
+from perfkit.ingest.traces import Traces, read_all
 from perfkit.schema import RunFolder, open_run
 from perfkit.timeline.clocks import clocks_table
 from perfkit.timeline.findings import (
@@ -34,12 +35,13 @@ from perfkit.timeline.findings import (
 )
 from perfkit.timeline.matching import match_collectives
 from perfkit.timeline.operations import collectives_table, families_table, operations_table
-from perfkit.timeline.peers import layout_of, with_groups
+from perfkit.timeline.parts import device_parts, together
+from perfkit.timeline.peers import layout_of
 from perfkit.timeline.split import split_table
 from perfkit.timeline.waits import stragglers_table, waits_table
 from perfkit.timeline.windows import WHOLE, inside_whole
 
-KINETO = "kineto.json.gz"
+PROGRAM = "program"
 COLLECTED = tuple(Collected.__dataclass_fields__)
 TABLES = (
     "timers",
@@ -47,6 +49,7 @@ TABLES = (
     "summary",
     "activities",
     "ranges",
+    "devices",
     "split",
     "operations",
     "families",
@@ -78,6 +81,8 @@ class Analysis:
     """perfkit.ingest.frames.RANGES"""
     syncs: pl.DataFrame
     """perfkit.ingest.frames.SYNCS"""
+    devices: pl.DataFrame
+    """perfkit.ingest.frames.DEVICES"""
     split: pl.DataFrame
     """perfkit.timeline.split.SPLIT"""
     operations: pl.DataFrame
@@ -103,6 +108,10 @@ class Analysis:
     missing_timers: tuple[int, ...]
     profiler_ratio: float | None
     """e2e of the captured pass / median e2e of the timed passes."""
+    clock_of: dict[int, str]
+    """Whose clock each rank's times are by, as `clocks` names it."""
+    recognised: tuple[str, ...]
+    """What the traces are, for people."""
 
     @property
     def warnings(self) -> list[str]:
@@ -111,26 +120,35 @@ class Analysis:
         return list(dict.fromkeys([*self.run.get("warnings", []), *texts]))
 
 
-def analyze_paths(paths: Sequence[Path]) -> list[Analysis]:
-    """One analysis for each run folder, and one for all loose trace files together."""
+def analyze_paths(paths: Sequence[Path], *, phases: bool = True) -> list[Analysis]:
+    """One analysis for each run folder, and one for all loose trace files together.
+
+    Without `phases`, those of nsys exports are not read.
+    """
     runs = [path for path in paths if RunFolder(path).run_json.is_file()]
     loose = [path for path in paths if path not in runs]
-    return [analyze_run(path) for path in runs] + ([analyze_traces(loose)] if loose else [])
+    found = [analyze_run(path, phases=phases) for path in runs]
+    return found + ([analyze_traces(loose, phases=phases)] if loose else [])
 
 
-def analyze_run(path: Path) -> Analysis:
+def analyze_run(path: Path, *, phases: bool = True) -> Analysis:
     """Analyse a run folder as far as its files allow; ConfigError only when it is none."""
     folder, run = open_run(path)
     ranks = _ranks(folder, run)
     findings = state_findings(run) + status_findings(folder, ranks)
     timers, missing_timers = _read_timers(folder, ranks, findings)
-    traces = {rank: folder.rank_file(rank, KINETO) for rank in ranks}
-    found = {rank: file for rank, file in traces.items() if file.is_file()}
-    read = _read_traces([(file, rank) for rank, file in found.items()], findings, folder.root)
-    missing = tuple(rank for rank in ranks if rank not in {trace.rank for trace in read})
-    findings += trace_findings(ranks, missing, found)
+    engine = run.get("task") != PROGRAM
+    if missing_timers and engine:
+        text = f"no timers of ranks {listed(missing_timers)}"
+        findings.append(finding("missing-timers", text, count=len(missing_timers)))
+    files = {rank: traces_of_rank(folder.rank(rank)) for rank in ranks}
+    places = [(found, rank) for rank, found in files.items()]
+    read = read_all(places, path, alone=len(ranks) == 1, phases=phases)
+    ranks = tuple(sorted({*ranks, *read.by_rank}))
+    missing = tuple(rank for rank in ranks if rank not in read.by_rank)
+    findings += read.findings + trace_findings(ranks, missing, any(files.values()), engine)
     measures = measure_passes(timers, _last_stage(run, timers))
-    findings += measure_findings(measures)
+    findings += measure_findings(measures) if engine else []
     offset_s = run.get("hardware", {}).get("utc_offset_s")
     collected = read_collected(folder, ranks, offset_s, findings)
     return _assemble(
@@ -138,17 +156,16 @@ def analyze_run(path: Path) -> Analysis:
     )
 
 
-def analyze_traces(paths: Sequence[Path]) -> Analysis:
-    """Analyse loose Kineto files or folders of them; ConfigError when none can be used."""
+def analyze_traces(paths: Sequence[Path], *, phases: bool = True) -> Analysis:
+    """Analyse loose traces of any kind or folders of them; ConfigError when none can be used."""
     files = [file for path in paths for file in trace_files(path)]
-    findings: list[dict[str, Any]] = []
-    read = _read_traces([(file, None) for file in files], findings, None)
-    if not read:
-        raise ConfigError("\n".join(str(row["text"]) for row in findings))
-    world = max((trace.world_size or 0 for trace in read), default=0)
-    present = {trace.rank for trace in read}
-    ranks = tuple(sorted(present | set(range(world))))
-    missing = tuple(sorted(set(ranks) - present))
+    read = read_all([([file], None) for file in files], phases=phases)
+    if not read.by_rank:
+        raise ConfigError("\n".join(str(row["text"]) for row in read.findings))
+    world = max((trace.world_size or 0 for trace in read.in_order), default=0)
+    ranks = tuple(sorted({*read.by_rank, *range(world)}))
+    missing = tuple(rank for rank in ranks if rank not in read.by_rank)
+    findings = read.findings
     if missing:
         text = f"no trace of ranks {listed(missing)} of {world}: give their files too"
         findings.append(finding("missing-trace", text, count=len(missing)))
@@ -165,21 +182,6 @@ def analyze_traces(paths: Sequence[Path]) -> Analysis:
         missing,
         (),
     )
-
-
-def trace_files(path: Path) -> list[Path]:
-    """The Kineto files that a path stands for."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise ConfigError(f"{path} does not exist. Give a run folder or a Kineto file.")
-    found = sorted({*path.rglob("*.json.gz"), *path.rglob("*.pt.trace.json"), *path.glob("*.json")})
-    if not found:
-        raise ConfigError(
-            f"{path} is no run folder (no run.json) and holds no Kineto file (*.json, *.json.gz). "
-            "Give the folder that `perfkit run --out` wrote, or the files themselves.",
-        )
-    return found
 
 
 def table_folder(analysis: Analysis, wanted: Path | None, num_analyses: int) -> Path | None:
@@ -208,7 +210,7 @@ def write_tables(analysis: Analysis, folder: Path) -> Path:
 def _assemble(
     source: Path,
     run: dict[str, Any],
-    read: Sequence[Trace],
+    read: Traces,
     findings: list[dict[str, Any]],
     timers: pl.DataFrame,
     measures: pl.DataFrame,
@@ -217,19 +219,19 @@ def _assemble(
     missing_traces: tuple[int, ...],
     missing_timers: Sequence[int],
 ) -> Analysis:
-    activities = pl.concat([pl.DataFrame(schema=ACTIVITIES), *(t.activities for t in read)])
-    ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in read)])
-    syncs = pl.concat([pl.DataFrame(schema=SYNCS), *(trace.syncs for trace in read)])
-    if layout := layout_of(run):
-        activities = with_groups(activities, ranges, layout)
-    inside = inside_whole(activities, ranges)
-    hosts = hosts_of(run, [trace.rank for trace in read])
-    matched, unmatched = match_collectives(inside, [trace.rank for trace in read])
+    traces = read.in_order
+    ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in traces)])
+    syncs = pl.concat([pl.DataFrame(schema=SYNCS), *(trace.syncs for trace in traces)])
+    devices = pl.concat([pl.DataFrame(schema=DEVICES), *(trace.devices for trace in traces)])
+    parts = device_parts(traces, ranges, layout_of(run))
+    inside = [inside_whole(part, ranges) for part in parts]
+    hosts = read.clocks(hosts_of(run, sorted(read.by_rank)))
+    matched, unmatched = match_collectives(together(inside), sorted(read.by_rank))
     clocks = clocks_table(matched, hosts)
     waits = waits_table(matched, clocks, hosts)
     findings += unmatched
-    split = split_table(activities, ranges, waits, syncs)
-    operations = operations_table(inside)
+    split = pl.concat(split_table(part, ranges, waits, syncs) for part in parts)
+    operations = pl.concat(map(operations_table, inside))
     findings += unknown_findings(split.filter(pl.col("phase") == WHOLE), operations)
     return Analysis(
         source=source,
@@ -237,13 +239,14 @@ def _assemble(
         timers=timers,
         measures=measures,
         summary=summarise(measures),
-        activities=activities,
+        activities=together(parts),
         ranges=ranges,
         syncs=syncs,
+        devices=devices,
         split=split,
         operations=operations,
-        families=families_table(inside),
-        collectives=collectives_table(inside, waits),
+        families=pl.concat(map(families_table, inside)),
+        collectives=collectives_table(together(inside), waits),
         waits=waits,
         stragglers=stragglers_table(waits),
         clocks=clocks,
@@ -253,6 +256,8 @@ def _assemble(
         missing_traces=missing_traces,
         missing_timers=tuple(missing_timers),
         profiler_ratio=profiler_ratio(measures),
+        clock_of=hosts,
+        recognised=read.recognised,
     )
 
 
@@ -263,28 +268,6 @@ def hosts_of(run: dict[str, Any], ranks: Sequence[int]) -> dict[int, str]:
     """
     known = {int(place["rank"]): place.get("host") for place in run.get("layout", [])}
     return {rank: str(known.get(rank) or f"trace of rank {rank}") for rank in ranks}
-
-
-def _read_traces(
-    files: Sequence[tuple[Path, int | None]], findings: list[dict[str, Any]], root: Path | None
-) -> list[Trace]:
-    """Every usable trace, by rank; unusable files become findings."""
-    traces: dict[int, Trace] = {}
-    for file, rank in files:
-        source = str(file.relative_to(root)) if root else str(file)
-        try:
-            trace = read_kineto(file, rank)
-        except ConfigError as error:
-            text = str(error).replace(str(file), source)
-            findings.append(finding("unreadable-trace", text, rank=rank, source=source))
-            continue
-        findings += [{**row, "source": source} for row in trace.findings]
-        if trace.rank in traces:
-            text = f"{source} says it is of rank {trace.rank}, as a file before it: left out"
-            findings.append(finding("same-rank", text, rank=trace.rank, source=source))
-            continue
-        traces[trace.rank] = trace
-    return [traces[rank] for rank in sorted(traces)]
 
 
 def _read_timers(
@@ -299,9 +282,6 @@ def _read_timers(
         frame, found = read_timers(path, rank)
         frames.append(frame)
         findings += found
-    if missing:
-        text = f"no timers of ranks {listed(missing)}"
-        findings.append(finding("missing-timers", text, count=len(missing)))
     return concatenated(frames), missing
 
 

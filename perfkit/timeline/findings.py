@@ -1,6 +1,6 @@
 """What a run should have left and did not, as rows of the quality table."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -13,15 +13,20 @@ Findings = list[dict[str, Any]]
 # From this part of the kernels' time on, kernels of unknown class are worth a warning.
 UNKNOWN_SHARE = 0.05
 
+UNKNOWN_END = {
+    "running": "it still runs, or perfkit itself was killed (`perfkit collect` finds out)",
+    "preparing": "its ranks were never started",
+}
+
 
 def state_findings(run: dict[str, Any]) -> Findings:
     state = run.get("state")
     if state in (None, "finished"):
         return []
     failure = run.get("failure") or {}
-    who = f": rank {failure['rank']} on {failure.get('host')}" if "rank" in failure else ":"
-    reason = str(failure.get("reason", "no reason was recorded")).splitlines()[0]
-    text = f"this run is {state}{who} {reason}. What it left is analysed; the rest is missing."
+    who = f"rank {failure['rank']} on {failure.get('host')} " if "rank" in failure else ""
+    reason = str(failure.get("reason") or UNKNOWN_END.get(str(state), f"it is {state}"))
+    text = f"this run has not finished: {who}{reason.splitlines()[0]}. What it left is analysed."
     return [finding("run-not-finished", text, rank=failure.get("rank"), source="run.json")]
 
 
@@ -34,14 +39,17 @@ def status_findings(folder: RunFolder, ranks: Sequence[int]) -> Findings:
 
 
 def trace_findings(
-    ranks: Sequence[int], missing: Sequence[int], found: Collection[int]
+    ranks: Sequence[int], missing: Sequence[int], any_file: bool, engine: bool
 ) -> Findings:
-    """Ranks without a usable trace, or a whole run without one."""
-    if not found:
-        text = (
-            "the split was not measured: no rank left a trace. `perfkit run` records one in a "
-            "captured pass after the timed ones, unless --collect leaves kineto out"
+    """Ranks without a usable trace, or a whole run without one; `engine`: of perfkit's own."""
+    if not any_file:
+        how = (
+            "`perfkit run` records one in a captured pass after the timed ones, unless --collect "
+            "leaves kineto out"
+            if engine
+            else "record the program with --collect nsys, where there is a GPU"
         )
+        text = f"the split was not measured: no rank left a trace. {how[0].upper()}{how[1:]}"
         return [finding("no-trace", text, count=len(ranks))]
     if not missing:
         return []

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from perfkit.errors import ConfigError
-from perfkit.timeline.analysis import Analysis, hosts_of
+from perfkit.timeline.analysis import Analysis
 from perfkit.timeline.peers import HANDOVERS, layout_of, token_handovers
 from perfkit.timeline.replay import Change, Replay, replay
 from perfkit.timeline.windows import inside_whole
@@ -47,9 +47,8 @@ def check_kernels(change: Change, inside: pl.DataFrame) -> None:
 
 def clock_offsets(analysis: Analysis) -> dict[int, int]:
     """rank -> ns to subtract from its times; 0 for a host that could not be aligned."""
-    ranks = analysis.activities["rank"].unique().to_list()
-    by_host = dict(analysis.clocks.select("host", "offset_ns").iter_rows())
-    return {rank: by_host.get(host, 0) for rank, host in hosts_of(analysis.run, ranks).items()}
+    offsets = dict(analysis.clocks.select("host", "offset_ns").iter_rows())
+    return {rank: offsets.get(clock, 0) for rank, clock in analysis.clock_of.items()}
 
 
 def shifted(

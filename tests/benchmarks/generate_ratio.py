@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from perfkit.collect.launch import choose_master, local_place, engine_environment
+from perfkit.collect.launch import choose_master, engine_environment, local_place
 from perfkit.collect.settings import RunSettings
 from perfkit.engine import batch as batching
 from perfkit.engine.loading import fill_dummy, load_safetensors

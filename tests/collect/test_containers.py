@@ -16,15 +16,30 @@ def test_the_image_is_known_by_its_name(tmp_path: Path) -> None:
     assert container_of({}, tmp_path) == "a container"
 
 
-def test_inside_apptainer_nv_is_named() -> None:
-    hint = gpu_hint({**INSIDE, "SLURM_GPUS_ON_NODE": "2"})
+def test_inside_apptainer_nv_is_named(tmp_path: Path) -> None:
+    hint = gpu_hint({**INSIDE, "SLURM_GPUS_ON_NODE": "2"}, tmp_path)
     assert hint.startswith("start perfkit.sif with --nv")
     assert "perfkit doctor" in hint
     assert "--gres" not in hint
 
 
-def test_a_job_without_gpus_is_told_first() -> None:
-    assert gpu_hint(INSIDE).startswith("this job was given no GPU")
+def test_nv_is_not_asked_for_where_it_has_bound_the_driver(tmp_path: Path) -> None:
+    libraries = tmp_path / ".singularity.d" / "libs"
+    libraries.mkdir(parents=True)
+    (libraries / "libcuda.so.1").touch()
+    hint = gpu_hint({**INSIDE, "SLURM_GPUS_ON_NODE": "2"}, tmp_path)
+    assert hint.startswith("perfkit.sif has the node's driver (--nv), but no device answers")
+    assert "start perfkit.sif" not in hint
+
+
+def test_a_job_without_gpus_is_told_first(tmp_path: Path) -> None:
+    assert gpu_hint(INSIDE, tmp_path).startswith("this job was given no GPU")
+
+
+def test_outside_of_containers_none_is_named(tmp_path: Path) -> None:
+    assert gpu_hint({}, tmp_path) == "look whether `nvidia-smi` answers on this node"
+    (tmp_path / ".dockerenv").touch()
+    assert gpu_hint({}, tmp_path) == "start the container with the GPUs (docker: --gpus all)"
 
 
 def test_gpus_of_amds_driver_are_counted(tmp_path: Path) -> None:

@@ -477,6 +477,20 @@ def test_a_driver_outside_the_loaders_cache_is_fixable() -> None:
     assert containers.container_gpu(probe).fix == "sudo ldconfig /usr/local/nvidia/lib64"
 
 
+def test_inside_apptainer_what_nv_bound_counts_and_not_the_loaders_cache() -> None:
+    inside = {"APPTAINER_CONTAINER": "/images/perfkit.sif"}
+    cache = {"/sbin/ldconfig": Answer(0, "0 libs found\n")}
+    without = Recorded(environ=inside, commands=cache)
+    found = "no driver in perfkit.sif: started without --nv, or the node has none"
+    assert containers.container_gpu(without).found == found
+    bound = "/.singularity.d/libs/libcuda.so.1"
+    probe = Recorded(
+        environ=inside, commands=cache, paths={"/.singularity.d/libs/libcuda.so*": [bound]}
+    )
+    expected = ok("--nv has bound the node's driver into perfkit.sif")
+    assert containers.container_gpu(probe) == expected
+
+
 def test_user_namespaces_that_are_switched_off() -> None:
     off = Recorded(files={containers.DEBIAN_SWITCH: "0\n"})
     fix = "sudo sysctl -w kernel.unprivileged_userns_clone=1"

@@ -8,6 +8,7 @@ torch of this environment, instead of NVIDIA's image.
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ OF_THE_BASE = (
     *("torch", "torchgen", "functorch", "numpy", "sympy", "mpmath", "networkx", "jinja2"),
     *("markupsafe", "fsspec", "filelock", "typing_extensions", "setuptools"),
 )
+# A folder that tests/nsys/unpack.sh made.
+NSYS = os.environ.get("PERFKIT_NSYS", "")
 # Debian's certificates may not hold those of a proxy that this machine uses.
 CERTIFICATES = "/etc/ssl/certs"
 
@@ -54,6 +57,8 @@ class Stage:
         """A command in the tree, with the checkout, the model and the shared folder."""
         model = staged_folder(MODEL)
         seen = [CHECKOUT, self.shared, model, Path("/etc/resolv.conf"), Path(CERTIFICATES)]
+        if NSYS:
+            seen.append(Path(NSYS))
         return subprocess.run(
             [str(SID), "run", *command],
             env={
@@ -100,6 +105,7 @@ def built(stage: Stage) -> subprocess.CompletedProcess[str]:
             shutil.copytree(path, packages / path.name)
         else:
             shutil.copy2(path, packages / path.name)
+    like_nvidias(base)
     # Device nodes cannot be packed as fakeroot.
     shutil.rmtree(base / "dev")
     (base / "dev").mkdir()
@@ -114,6 +120,20 @@ def built(stage: Stage) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done
+
+
+def like_nvidias(base: Path) -> None:
+    """What NVIDIA's images do to pip: a list of pins, and a variable that forces it on every pip.
+
+    With a packaging as old as this one no wheel of perfkit can be built.
+    """
+    pins = base / "etc" / "pip" / "constraint.txt"
+    pins.parent.mkdir()
+    pins.write_text("packaging==23.2\n")
+    variables = base / ".singularity.d" / "env" / "10-docker2singularity.sh"
+    variables.parent.mkdir(parents=True)
+    variables.write_text("#!/bin/sh\nexport PIP_CONSTRAINT=/etc/pip/constraint.txt\n")
+    variables.chmod(0o755)
 
 
 def torch_of_this_environment() -> list[Path]:
@@ -138,6 +158,15 @@ def test_the_image_keeps_the_torch_of_its_base(
     assert lines[-1].startswith("nsys none: the base has no Nsight Systems")
 
 
+def test_the_bases_pins_hold_but_not_for_what_builds_the_wheel(
+    built: subprocess.CompletedProcess[str], stage: Stage
+) -> None:
+    code = "import packaging; print(packaging.__version__)"
+    inside = ("apptainer", "exec", str(stage.image), "python3", "-c", code)
+    done = stage.run(*inside)
+    assert done.stdout == "23.2\n", done.stderr
+
+
 def test_the_images_own_test_passes_without_a_gpu(
     built: subprocess.CompletedProcess[str],
 ) -> None:
@@ -152,6 +181,65 @@ def test_a_gpu_that_is_not_visible_is_told_before_anything_is_loaded(
     done = stage.run("apptainer", "exec", str(stage.image), *run)
     assert done.returncode == 2, done.stderr
     assert "no GPU is visible here; nothing was loaded. start perfkit.sif with --nv" in done.stderr
+
+
+FIVE_RANGES = """import nvtx
+for step in range(5):
+    with nvtx.annotate(f"step {step}"):
+        pass
+"""
+RECORD = "profile --trace=nvtx --sample=none --cpuctxsw=none --export=sqlite --force-overwrite=true"
+
+
+@pytest.fixture(scope="module")
+def marked(stage: Stage) -> Path:
+    """A folder with a program of five ranges and an nvtx that nsys 2022.4 understands."""
+    if not NSYS:
+        pytest.skip("PERFKIT_NSYS names no Nsight Systems: tests/nsys/unpack.sh FOLDER")
+    folder = stage.shared / "marked"
+    install = ("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder))
+    subprocess.run([sys.executable, *install, "nvtx==0.2.10"], timeout=120, check=True)
+    (folder / "program.py").write_text(FIVE_RANGES)
+    return folder
+
+
+def recorded_ranges(stage: Stage, marked: Path, form: str) -> int | None:
+    """Ranges in the report of a command; None if its recorder never reached the program."""
+    words = {
+        "EXEC": f"apptainer exec --bind {marked} --env PYTHONPATH={marked}",
+        # With a /tmp and a home folder of its own: those of the machine may hold nsys.
+        "ALONE": "--contain",
+        "NSYS": f"{NSYS}/bin/nsys {RECORD} -o {marked}/report",
+        "BIND": f"--bind {NSYS}",
+        "IMAGE": str(stage.image),
+        "PROGRAM": f"python3 {marked}/program.py",
+    }
+    line = " ".join(words[word] for word in form.split())
+    done = stage.run(*line.split())
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(f"file:{marked}/report.sqlite?mode=ro", uri=True) as tables:
+        if not tables.execute("SELECT 1 FROM sqlite_master WHERE name='NVTX_EVENTS'").fetchone():
+            return None
+        ranges = "SELECT count(*) FROM NVTX_EVENTS WHERE eventType = 59"  # pushed and popped
+        return int(tables.execute(ranges).fetchone()[0])
+
+
+def test_nsys_records_around_a_container_that_has_its_folder_bound(
+    built: subprocess.CompletedProcess[str], stage: Stage, marked: Path
+) -> None:
+    assert recorded_ranges(stage, marked, "NSYS EXEC BIND IMAGE PROGRAM") == 5
+
+
+def test_nsys_around_a_container_without_its_folder_records_nothing_and_returns_0(
+    built: subprocess.CompletedProcess[str], stage: Stage, marked: Path
+) -> None:
+    assert recorded_ranges(stage, marked, "NSYS EXEC ALONE IMAGE PROGRAM") is None
+
+
+def test_nsys_records_inside_a_container(
+    built: subprocess.CompletedProcess[str], stage: Stage, marked: Path
+) -> None:
+    assert recorded_ranges(stage, marked, "EXEC ALONE BIND IMAGE NSYS PROGRAM") == 5
 
 
 UNDER_SRUN = """set -eu

@@ -78,3 +78,15 @@ def test_the_handmade_trace_has_every_activity_once() -> None:
     ]
     length = trace.activities.select(pl.col("end_ns") - pl.col("start_ns")).to_series()
     assert length.to_list() == [100000, 150000, 10000, 20000, 10000, 40000, 30000, 2000, 10000]
+
+
+def test_gpus_that_were_used_are_named() -> None:
+    assert read_kineto(HANDMADE).devices.rows() == [
+        (0, "cuda:0", "NVIDIA H100 80GB HBM3", 84942979072, None)
+    ]
+
+
+def test_odd_descriptions_of_gpus_do_no_harm(tmp_path: Path) -> None:
+    path = a_trace(tmp_path / "t.json", kernel("gemm", 0, 9))
+    path.write_text(path.read_text().replace('"deviceProperties": []', '"deviceProperties": ["?"]'))
+    assert read_kineto(path).devices.is_empty()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perfkit.errors import ConfigError
 from perfkit.ingest.perf import COUNTERS, FALSE_ZERO, read_counter, read_perf_stat
-from perfkit.ingest.perf_script import STACKS, frame_name, read_perf_script
+from perfkit.ingest.perf_script import HOTTEST, STACKS, frame_name, hottest, read_perf_script
 
 DATA = Path(__file__).parents[1] / "data" / "perf"
 Row = dict[str, object]
@@ -214,3 +214,27 @@ def test_heads_of_samples(tmp_path: Path, head: str) -> None:
 def test_no_sample_at_all_is_a_finding(tmp_path: Path) -> None:
     _frame, findings = read_perf_script(a_file(tmp_path, ""), 0)
     assert codes(findings) == [("perf-script-empty", 1)]
+
+
+def test_the_hottest_functions_are_those_in_which_samples_were_taken() -> None:
+    frame, _findings = read_perf_script(DATA / "perf-script-py312-dwarf.txt", 4)
+    found = hottest(frame, 2)
+    assert dict(found.schema) == dict(HOTTEST)
+    assert found.rows() == [
+        (4, "pymalloc_alloc", 2, pytest.approx(2 / 9)),
+        (4, "_PyInterpreterState_GET", 1, pytest.approx(1 / 9)),
+    ]
+
+
+def test_shares_are_of_each_rank() -> None:
+    rows = [(0, "a;b", 3), (0, "b", 1), (0, "b;c", 4), (1, "c", 2)]
+    frame = pl.DataFrame(rows, schema=["rank", "stack", "samples"], orient="row")
+    assert hottest(frame, 1).rows() == [(0, "b", 4, 0.5), (1, "c", 2, 1.0)]
+
+
+def test_stacks_that_could_not_be_unwound_are_told(tmp_path: Path) -> None:
+    lone = "python3 1  22.5: 10 cpu-clock: \n\t 7f80 leaf+0x1 (/a.so)\n\n"
+    _frame, findings = read_perf_script(a_file(tmp_path, lone * 3), 0)
+    assert [(row["code"], row["count"], row["severity"]) for row in findings] == [
+        ("perf-stacks-short", 3, "info")
+    ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from measured_run import a_run
+from measured_run import a_run, edited
 
 from perfkit.cli.main import app
 from perfkit.errors import ConfigError, ToolMissing
@@ -18,6 +18,7 @@ from perfkit.report.html import render_report, write_report
 from perfkit.schema import RunFolder, read_json, write_json
 
 KINETO = Path(__file__).parents[1] / "data" / "kineto" / "gloo-tp2" / "ranks" / "0000"
+STACKS = "perf-script-py312-dwarf.txt"
 EVIL = "<script>alert('x')</script>"
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -62,12 +63,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def a_traced_run(folder: Path) -> Path:
     run = a_run(folder)
     shutil.copy(KINETO / "kineto.json.gz", RunFolder(run).rank_file(0, "kineto.json.gz"))
-    return run
-
-
-def edited(run: Path, **changes: object) -> Path:
-    """The run with other values in its run.json."""
-    write_json(run / "run.json", read_json(run / "run.json") | changes)
     return run
 
 
@@ -268,3 +263,18 @@ def test_a_page_with_nothing_measured_works_in_a_browser(tmp_path: Path) -> None
     built, log = dom(render_report(run), tmp_path)
     assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
     assert "<svg" in built.partition("<main>")[2]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_a_failed_run_with_all_that_was_collected_works_in_a_browser(tmp_path: Path) -> None:
+    run = a_traced_run(tmp_path / "run")
+    edited(run, state="failed", failure={"rank": 0, "host": "n0", "reason": EVIL})
+    for name, source in (("perf-stat.jsonl", "stat-j.json"), ("perf-script.txt", STACKS)):
+        shutil.copy(KINETO.parents[3] / "perf" / source, RunFolder(run).rank_file(0, name))
+    built, log = dom(render_report(run), tmp_path)
+    assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
+    header = built.partition("<header")[2].partition("</header>")[0]
+    assert "rank 0 on n0: &lt;script&gt;alert('x')&lt;/script&gt;" in header
+    section = built.partition('<section id="collected">')[2].partition("</section>")[0]
+    assert re.findall(r'<table id="(\w+)">', section) == ["resources", "counters", "stacks"]
+    assert "pymalloc_alloc" in section

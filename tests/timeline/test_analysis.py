@@ -78,8 +78,8 @@ def test_a_killed_rank_is_named_and_the_rest_is_analysed(tmp_path: Path) -> None
     timers.write_bytes(timers.read_bytes()[:-20])
     found = analyze_run(root)
     assert found.warnings[0] == (
-        "this run is failed: rank 1 on node0 was killed by SIGKILL. "
-        "What it left is analysed; the rest is missing."
+        "this run has not finished: rank 1 on node0 was killed by SIGKILL. "
+        "What it left is analysed."
     )
     assert found.missing_timers == (1,)
     assert set(found.quality["code"]) == {

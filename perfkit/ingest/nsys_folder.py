@@ -1,0 +1,117 @@
+"""An Nsight Systems parquetdir or arrowdir export: a folder with one file for each table."""
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from perfkit.errors import ConfigError
+from perfkit.ingest.nsys_source import STRINGS, Columns, Only, require_export, text_of
+
+SUFFIXES = (".parquet", ".arrow")
+# Arrow has a file format, which begins so, and a stream format.
+ARROW_FILE = b"ARROW1"
+
+
+class FolderSource:
+    """A folder that `nsys export --type parquetdir` or `arrowdir` wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = {file.stem: file for file in sorted(path.iterdir()) if is_table(file)}
+        kinds = {file.suffix[1:] for file in self._files.values()}
+        self.format = f"{' and '.join(sorted(kinds)) or 'empty'} folder"
+        self._known: dict[str, Collection[str]] = {}
+        require_export(self)
+
+    def columns(self, table: str) -> Collection[str]:
+        if table not in self._files:
+            return ()
+        if table not in self._known:
+            self._known[table] = self._schema(table)
+        return self._known[table]
+
+    def _schema(self, table: str) -> Collection[str]:
+        try:
+            return self._scan(table).collect_schema().names()
+        except (PolarsError, OSError) as error:
+            raise self._unreadable(table, error) from error
+
+    def _scan(self, table: str) -> pl.LazyFrame:
+        file = self._files[table]
+        if file.suffix == ".parquet":
+            return pl.scan_parquet(file)
+        with file.open("rb") as opened:
+            seekable = opened.read(len(ARROW_FILE)) == ARROW_FILE
+        return pl.scan_ipc(file) if seekable else pl.read_ipc_stream(file).lazy()
+
+    def _unreadable(self, table: str, error: Exception) -> ConfigError:
+        first = str(error).splitlines()[0]
+        return ConfigError(
+            f"{self._files[table]} cannot be read ({first}). Export the report again with "
+            "`nsys export --type parquetdir FILE.nsys-rep`, or copy the folder again.",
+        )
+
+    def integers(self, table: str, columns: Columns, only: Only | None = None) -> pl.DataFrame:
+        known = self.columns(table)
+        if not known:
+            return pl.DataFrame(schema=dict(columns))
+        chosen = [
+            (pl.col(n) if n in known or n == "rowid" else pl.lit(None))
+            .cast(t, strict=False)
+            .alias(n)
+            for n, t in columns.items()
+        ]
+        return self._collected(table, self._rows(table, only).select(chosen))
+
+    def values(
+        self, table: str, columns: Sequence[str], present: str, only: Only | None = None
+    ) -> list[tuple[Any, ...]]:
+        known = self.columns(table)
+        if not {present, *(only or ())} <= set(known):
+            return []
+        rows = self._rows(table, only).filter(pl.col(present).is_not_null())
+        chosen = [
+            pl.col(n) if n in known or n == "rowid" else pl.lit(None).alias(n) for n in columns
+        ]
+        return self._collected(table, rows.select(chosen)).rows()
+
+    def blobs(self, table: str, column: str) -> list[tuple[int, bytes]]:
+        if column not in self.columns(table):
+            return []
+        rows = self._rows(table, None).select("rowid", pl.col(column).cast(pl.Binary))
+        return self._collected(table, rows.filter(pl.col(column).bin.size() > 0)).rows()
+
+    def _rows(self, table: str, only: Only | None) -> pl.LazyFrame:
+        """The rows, numbered from 1, in which columns have some values."""
+        rows = self._scan(table).with_row_index("rowid", 1)
+        for name, values in (only or {}).items():
+            rows = rows.filter(pl.col(name).is_in(list(values)))
+        return rows
+
+    def strings(self, ids: Iterable[int]) -> dict[int, str]:
+        if "value" not in self.columns(STRINGS):
+            return {}
+        rows = self._scan(STRINGS).select(pl.col("id").cast(pl.Int64), "value")
+        wanted = rows.filter(pl.col("id").is_in(sorted(set(ids))))
+        return {
+            number: str(text_of(value))
+            for number, value in self._collected(STRINGS, wanted).iter_rows()
+        }
+
+    def _collected(self, table: str, rows: pl.LazyFrame) -> pl.DataFrame:
+        try:
+            return rows.collect()
+        except (PolarsError, OSError) as error:
+            raise self._unreadable(table, error) from error
+
+
+def is_table(file: Path) -> bool:
+    return file.suffix in SUFFIXES and file.is_file()
+
+
+def is_export(folder: Path) -> bool:
+    """True for a folder that holds the tables of an export."""
+    return any((folder / f"{STRINGS}{suffix}").is_file() for suffix in SUFFIXES)
