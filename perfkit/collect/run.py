@@ -267,7 +267,7 @@ def joined_states(
     joined = {}
     for collector in collectors:
         states = {
-            rank: status.get("collectors", {}).get(collector.name, {"state": "unknown"})
+            rank: (status.get("collectors") or {}).get(collector.name, {"state": "unknown"})
             for rank, status in statuses.items()
         }
         ran = [rank for rank, state in states.items() if state["state"] == "ran"]

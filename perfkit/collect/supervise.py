@@ -66,8 +66,8 @@ class RankProcess:
     stopped_by_us: bool = False
     without_wrappers: str | None = None
     """why the rank was started again without the collectors around it"""
-    collectors: dict[str, Any] = field(default_factory=dict)
-    """what each collector did on this rank, for status.json"""
+    collectors: dict[str, Any] | None = None
+    """what each collector did on this rank, for status.json; None until its products are there"""
 
     @property
     def running(self) -> bool:

@@ -96,7 +96,7 @@ def wait_for_the_others(folder: RunFolder, num_ranks: int) -> None:
         late = [
             status
             for status in read_statuses(folder, num_ranks).values()
-            if status.get("state") in ("running", "missing")
+            if status.get("state") in ("running", "missing") or status.get("collectors") is None
         ]
         if not late or (waited > FINISH_S and not all(has_finished(folder, s) for s in late)):
             return
