@@ -28,6 +28,7 @@ from perfkit.timeline.clocks import clocks_table
 from perfkit.timeline.findings import (
     listed,
     measure_findings,
+    phase_findings,
     state_findings,
     status_findings,
     trace_findings,
@@ -148,7 +149,8 @@ def analyze_run(path: Path, *, phases: bool = True) -> Analysis:
     missing = tuple(rank for rank in ranks if rank not in read.by_rank)
     findings += read.findings + trace_findings(ranks, missing, any(files.values()), engine)
     measures = measure_passes(timers, _last_stage(run, timers))
-    findings += measure_findings(measures) if engine else []
+    if engine:
+        findings += measure_findings(measures) + phase_findings(read.in_order)
     offset_s = run.get("hardware", {}).get("utc_offset_s")
     collected = read_collected(folder, ranks, offset_s, findings)
     return _assemble(

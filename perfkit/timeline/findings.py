@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from perfkit.ingest.frames import finding
+from perfkit.ingest.trace import Trace
 from perfkit.schema import RunFolder
 
 Findings = list[dict[str, Any]]
@@ -55,6 +56,18 @@ def trace_findings(
         return []
     text = f"no usable trace of ranks {listed(missing)}: the split is of the others only"
     return [finding("missing-trace", text, count=len(missing))]
+
+
+def phase_findings(traces: Sequence[Trace]) -> Findings:
+    """Traces of perfkit's engine in which none of its phases is marked, as it always does."""
+    without = [trace.rank for trace in traces if trace.ranges.is_empty()]
+    if not without:
+        return []
+    text = (
+        f"no phase of the engine in the trace of ranks {listed(without)}: its NVTX marks were not "
+        "recorded (nsys 2022.4 sees none newer than nvtx 0.2.10), so nothing is told by phase"
+    )
+    return [finding("no-phases", text, count=len(without))]
 
 
 def measure_findings(measures: pl.DataFrame) -> Findings:

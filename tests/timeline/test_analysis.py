@@ -1,5 +1,7 @@
 """A run folder as a whole: what is there, what is broken, what is missing."""
 
+import gzip
+import json
 from pathlib import Path
 
 import polars as pl
@@ -156,3 +158,17 @@ def test_no_host_name_or_path_of_the_profiler_reaches_a_table(tmp_path: Path) ->
     text = "".join(getattr(found, name).write_csv() for name in TABLES)
     assert "/tmp/" not in text
     assert "trace_id" not in text
+
+
+def test_a_trace_of_the_engine_without_its_marks_is_told(tmp_path: Path) -> None:
+    """As nsys 2022.4 leaves it with a newer nvtx: ranges missing, exit code 0, nothing said."""
+    root = a_run(tmp_path / "run")
+    path = root / "ranks" / "0001" / "kineto.json.gz"
+    trace = json.loads(gzip.decompress(path.read_bytes()))
+    trace["traceEvents"] = [e for e in trace["traceEvents"] if e.get("cat") != "user_annotation"]
+    path.write_bytes(gzip.compress(json.dumps(trace).encode()))
+    found = analyze_run(root).quality.filter(pl.col("code") == "no-phases")
+    assert found["text"].to_list() == [
+        "no phase of the engine in the trace of ranks 1: its NVTX marks were not recorded (nsys "
+        "2022.4 sees none newer than nvtx 0.2.10), so nothing is told by phase"
+    ]
