@@ -17,11 +17,11 @@ help:  ## List the targets
 # torch comes first and pinned, so that no other package chooses a build for us.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfkit needs Python 3.11 or newer"'
-	@if $(PYTHON) -c 'import torch' 2>/dev/null; then \
-		test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV); \
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; then shared=--system-site-packages; fi; \
+		test -x $(BIN)/python || $(PYTHON) -m venv $$shared $(VENV)
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; then \
 		grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; \
 	else \
-		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
 		cp constraints.txt $(VENV)/constraints.txt; \
 		$(PIP) install --quiet -c $(VENV)/constraints.txt torch; \
 	fi
