@@ -115,11 +115,14 @@ def decoded(data: Bytes, page_size: int, positions: Mapping[str, int]) -> dict[s
     found = {}
     for position in range(max(wanted) + 1):
         kind = data[header + position]
-        if kind.max(initial=0) >= GOES_ON:
+        low, high = int(kind.min(initial=GOES_ON)), int(kind.max(initial=0))
+        if high >= GOES_ON:
             raise NotPlain
+        # Most columns have values of one size on a thousand rows: then that is one number.
+        sizes = SIZES[kind] if low < high else SIZES[high]
         if position in wanted:
-            found[wanted[position]] = values(numbers, body, kind)
-        body = body + SIZES[kind]
+            found[wanted[position]] = values(numbers, body, kind, sizes)
+        body = body + sizes
     return found
 
 
@@ -167,14 +170,11 @@ def after_varint(data: Bytes, position: Ints) -> Ints:
     return following
 
 
-def values(numbers: NDArray[np.int64], body: Ints, kind: Bytes) -> Ints:
-    """Whole numbers at the start of `body`, of some serial types."""
+def values(numbers: NDArray[np.int64], body: Ints, kind: Bytes, sizes: Ints | np.int64) -> Ints:
+    """Whole numbers at the start of `body`, of some serial types and so many bytes."""
     if kind.max(initial=0) >= TEXT_TYPES or (kind == FLOAT_TYPE).any():
         raise NotPlain
-    shift = 8 * (8 - SIZES[kind])
-    found: Ints = numbers[body].astype(np.int64) >> np.minimum(shift, 63)
+    found: Ints = numbers[body].astype(np.int64) >> np.minimum(8 * (8 - sizes), 63)
     for constant, value in ((NULL_TYPE, NULL), (ZERO_TYPE, 0), (ONE_TYPE, 1)):
-        where = kind == constant
-        if where.any():
-            found[where] = value
+        found[kind == constant] = value
     return found

@@ -12,6 +12,8 @@ MS, US = 1e-6, 1e-3
 # Ranks that made others wait are named while they are a notable part of the worst one's cost.
 NOTABLE, MOST_STRAGGLERS = 0.05, 5
 
+CAUSE_NOTE = "comm = wait (until the last rank entered) + transfer + unmatched; idle by its cause"
+
 CAUSE_COLUMNS = (
     Column(name="rank", title="rank", kind="integer"),
     Column(name="device", title="device", kind="text"),
@@ -39,7 +41,7 @@ def causes(analysis: Analysis, fmt: str) -> Iterator[str]:
     if rows.is_empty():
         return
     yield render(rows, CAUSE_COLUMNS, fmt)
-    yield "comm = wait (until the last rank entered) + transfer + unmatched; idle by its cause"
+    yield CAUSE_NOTE
     yield from stragglers(analysis)
     yield from clocks(analysis)
     yield ""

@@ -19,6 +19,7 @@ from perfkit.errors import ConfigError, ToolMissing
 from perfkit.files import check_free, write_text
 from perfkit.paths import cache_folder
 from perfkit.report import html_parts as parts
+from perfkit.report.causes import CAUSE_COLUMNS, CAUSE_NOTE, cause_rows, clocks, stragglers
 from perfkit.report.collected import absent, blocks
 from perfkit.report.comparison import readable
 from perfkit.report.ending import first_lines, traced
@@ -152,6 +153,8 @@ def context(found: Findings) -> dict[str, Any]:
         "split": parts.split_table(analysis) if not analysis.split.is_empty() else None,
         "split_figures": split_figures(analysis),
         "split_notes": legend(analysis) if not analysis.split.is_empty() else [],
+        "causes": causes_table(analysis),
+        "cause_notes": [CAUSE_NOTE, *stragglers(analysis), *clocks(analysis)],
         "strip": strip(analysis),
         "memory": parts.memory_table(memory, unit),
         "memory_figure": charts.memory_figure(labels, unit),
@@ -167,6 +170,12 @@ def context(found: Findings) -> dict[str, Any]:
         "facts": list(parts.facts(analysis, found.rates)),
         "colours": charts,
     }
+
+
+def causes_table(analysis: Analysis) -> parts.Table | None:
+    """Waiting, transfer and the causes of idle time; None where nothing is known of them."""
+    rows = cause_rows(analysis)
+    return None if rows.is_empty() else parts.table("causes", rows, CAUSE_COLUMNS)
 
 
 def split_figures(analysis: Analysis) -> list[Any]:

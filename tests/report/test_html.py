@@ -162,6 +162,13 @@ def test_a_run_that_never_started_has_a_page(tmp_path: Path) -> None:
     assert row_of(page, "TTFT")[1:4] == ["-", "-", "-"]
 
 
+def test_who_waited_for_whom_and_why_gpus_were_idle() -> None:
+    """A real run on two H200: rank 1's host was late, and rank 0's GPU waited in NCCL for it."""
+    page = render_report(Path(__file__).parents[2] / "traces" / "h200-8b-tp2")
+    assert "rank 1 entered last in 75 % of 520 all_reduce (1), by 715 us" in page
+    assert "launch-bound" in page
+
+
 def test_a_rank_without_a_trace_is_named_and_not_averaged_away(tmp_path: Path) -> None:
     run = a_traced_run(tmp_path / "run")
     layout = [*read_json(run / "run.json")["layout"], {"rank": 1, "pp_rank": 0, "tp_rank": 1}]
