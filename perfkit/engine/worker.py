@@ -46,8 +46,10 @@ def main() -> None:
         write_surely(folder.rank_file(rank, "error.json"), describe_error(error, code))
     sys.stdout.flush()
     sys.stderr.flush()
-    # A lost peer leaves communicator threads that would keep the interpreter from ending.
-    os._exit(code)
+    if code:
+        # A lost peer leaves communicator threads that would keep the interpreter from ending.
+        # After a good run it ends as usual: profilers write their last events then.
+        os._exit(code)
 
 
 def describe_error(error: BaseException, code: int) -> dict[str, Any]:
