@@ -29,6 +29,7 @@ from perfkit.collect.doctor import (
     require,
 )
 from perfkit.collect.doctor_probe import Answer, Probe, fixable, missing, natural, ok, run_limited
+from perfkit.collect.witness import alive
 from perfkit.errors import CheckFailed, ConfigError
 
 GIB = 2**30
@@ -666,10 +667,12 @@ def test_hanging_tools_cost_their_lines_and_no_more(tmp_path: Path) -> None:
 def test_what_a_hanging_tool_started_is_killed_too(tmp_path: Path) -> None:
     mark = tmp_path / "child"
     code = f"sleep 300 & echo $! > {mark}; wait"
-    answer = run_limited(["sh", "-c", code], 0.5, os.environ)
+    answer = run_limited(["sh", "-c", code], 3.0, os.environ)
     assert answer.code == 124
-    child = Path(f"/proc/{mark.read_text(encoding='utf-8').strip()}/stat")
-    assert not child.exists() or child.read_text(encoding="utf-8").split()[2] == "Z"
+    child = int(mark.read_text(encoding="utf-8"))
+    deadline = time.monotonic() + 10
+    while alive(child):
+        assert time.monotonic() < deadline, "it still runs"
 
 
 def test_a_command_runs_once_however_many_checks_ask(tmp_path: Path) -> None:
