@@ -21,6 +21,9 @@ import polars as pl
 
 from perfkit.timeline.intervals import Ns, Union, meet, union
 
+# Stands in for the launch of an activity that has none.
+NO_LAUNCH = np.iinfo(np.int64).max
+
 
 @dataclass(frozen=True, slots=True)
 class IdleCauses:
@@ -50,10 +53,12 @@ def idle_causes(mine: pl.DataFrame, busy: Union, syncs: pl.DataFrame) -> IdleCau
 def late_gaps(mine: pl.DataFrame, busy: Union) -> tuple[Ns, Ns, Ns]:
     """(start, end, launch of the next activity) of the gaps that began before that launch."""
     starts, ends = busy.ends[:-1], busy.starts[1:]
-    first = mine.filter(pl.col("end_ns") > pl.col("start_ns")).group_by("start_ns")
-    next_launch = first.agg(launch=pl.col("launch_ns").min()).sort("start_ns")
-    known = next_launch["start_ns"].to_numpy()
-    launches = next_launch["launch"].fill_null(np.iinfo(np.int64).min).to_numpy()
+    rows = mine.select("start_ns", "end_ns", pl.col("launch_ns").fill_null(NO_LAUNCH))
+    ordered = rows.filter(pl.col("end_ns") > pl.col("start_ns")).sort("start_ns")
+    known, first = np.unique(ordered["start_ns"].to_numpy(), return_index=True)
+    launches = ordered["launch_ns"].to_numpy()
+    launches = np.minimum.reduceat(launches, first) if len(first) else launches
+    launches = np.where(launches == NO_LAUNCH, np.iinfo(np.int64).min, launches)
     launched = launches[np.searchsorted(known, ends)] if len(ends) else ends
     late = launched > starts
     return starts[late], ends[late], launched[late]

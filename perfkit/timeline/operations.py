@@ -119,7 +119,14 @@ def bus_factor() -> pl.Expr:
 def _summed(rows: pl.DataFrame, by: list[str], schema: pl.Schema) -> pl.DataFrame:
     """Durations added up by some columns; the longest first in each rank's device."""
     keys = ["rank", "device", *by]
-    sums = rows.group_by(keys).agg(calls=pl.len(), total_ns=DURATION.sum(), mean_ns=DURATION.mean())
+    # Kernels' names are up to a thousand letters long: grouped as they are, each would be copied.
+    columns = rows.select(*keys, "start_ns", "end_ns").with_columns(
+        pl.col(pl.String).cast(pl.Categorical)
+    )
+    grouped = columns.group_by(keys).agg(
+        calls=pl.len(), total_ns=DURATION.sum(), mean_ns=DURATION.mean()
+    )
+    sums = grouped.with_columns(pl.col(pl.Categorical).cast(pl.String))
     everything = pl.col("total_ns").sum().over("rank", "device")
     share = pl.when(everything > 0).then(pl.col("total_ns") / everything)
     shared = sums.with_columns(share=share, longest=-pl.col("total_ns"))

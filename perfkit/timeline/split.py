@@ -27,7 +27,7 @@ from perfkit.ingest.frames import SYNCS
 from perfkit.timeline.idle import IdleCauses, any_launches, idle_causes
 from perfkit.timeline.intervals import Ns, Union, both, union
 from perfkit.timeline.waits import WAITS
-from perfkit.timeline.windows import WHOLE, starts_inside, windows_of
+from perfkit.timeline.windows import WHOLE, by_device, starts_inside, windows_of
 
 SPLIT = pl.Schema(
     {
@@ -83,7 +83,8 @@ def split_table(
     rows: list[dict[str, Any]] = []
     matched = pl.DataFrame(schema=WAITS) if waits is None else waits
     calls = pl.DataFrame(schema=SYNCS) if syncs is None else syncs
-    for (rank, device), mine in activities.group_by("rank", "device", maintain_order=True):
+    for mine in by_device(activities):
+        rank, device = mine["rank"][0], mine["device"][0]
         sets = sets_of(mine, matched.filter(rank=rank, device=device), calls.filter(rank=rank))
         own = ranges.filter(pl.col("rank") == rank)
         for phase, (starts, ends) in windows_of(mine, own).items():
@@ -112,7 +113,7 @@ def sets_of(mine: pl.DataFrame, waits: pl.DataFrame, syncs: pl.DataFrame) -> Set
 
 
 def _union(mine: pl.DataFrame, *classes: str) -> Union:
-    of = mine.filter(pl.col("class").is_in(classes))
+    of = mine.select("class", "start_ns", "end_ns").filter(pl.col("class").is_in(classes))
     return union(of["start_ns"].to_numpy(), of["end_ns"].to_numpy())
 
 
@@ -152,7 +153,8 @@ def idle_by_cause(causes: IdleCauses | None, starts: Ns, ends: Ns, idle_ns: int)
 
 def counts(mine: pl.DataFrame, starts: Ns, ends: Ns) -> dict[str, Any]:
     """Activities that start in the windows, and how much of the kernels' time is unknown."""
-    started = mine.filter(pl.Series(starts_inside(mine, starts, ends)))
+    columns = mine.select("class", "start_ns", "end_ns")
+    started = columns.filter(pl.Series(starts_inside(mine, starts, ends)))
     within = started.filter(pl.col("class") != "copy")
     duration = pl.col("end_ns") - pl.col("start_ns")
     total, unknown = within.select(

@@ -21,7 +21,7 @@ Windows = tuple[Ns, Ns]
 
 def windows_of(activities: pl.DataFrame, ranges: pl.DataFrame) -> dict[str, Windows]:
     """Windows of one device, `whole` first, then phases in the order of their first instance."""
-    gpu = bool(activities["device"].str.starts_with("cuda").any())
+    gpu = on_gpu(activities)
     found = {WHOLE: whole(activities, ranges, gpu)}
     for (phase,), instances in ranges.group_by("phase", maintain_order=True):
         if phase == REQUEST:
@@ -30,6 +30,11 @@ def windows_of(activities: pl.DataFrame, ranges: pl.DataFrame) -> dict[str, Wind
         if len(windows[0]):
             found[str(phase)] = windows
     return found
+
+
+def on_gpu(activities: pl.DataFrame) -> bool:
+    """Whether one device's activities are those of a GPU."""
+    return str(activities["device"][0]).startswith("cuda")
 
 
 def whole(activities: pl.DataFrame, ranges: pl.DataFrame, gpu: bool) -> Windows:
@@ -54,7 +59,8 @@ def host(ranges: pl.DataFrame) -> Windows:
 
 def projected(activities: pl.DataFrame, starts: Ns, ends: Ns) -> Windows:
     """Host ranges -> the device's windows; ranges that launched nothing are left out."""
-    launched = activities.drop_nulls("launch_ns").sort("launch_ns")
+    columns = activities.select("launch_ns", "start_ns", "end_ns")
+    launched = columns.drop_nulls("launch_ns").sort("launch_ns")
     times = launched["launch_ns"].to_numpy()
     low = np.searchsorted(times, starts, side="left")
     high = np.searchsorted(times, ends, side="left")
@@ -72,10 +78,19 @@ def projected(activities: pl.DataFrame, starts: Ns, ends: Ns) -> Windows:
 def inside_whole(activities: pl.DataFrame, ranges: pl.DataFrame) -> pl.DataFrame:
     """The activities that start inside their rank's `whole` window."""
     kept = [activities.clear()]
-    for (rank, _device), mine in activities.group_by("rank", "device", maintain_order=True):
-        windows = windows_of(mine, ranges.filter(pl.col("rank") == rank))[WHOLE]
-        kept.append(mine.filter(pl.Series(starts_inside(mine, *windows))))
+    for mine in by_device(activities):
+        own = ranges.filter(pl.col("rank") == mine["rank"][0])
+        inside = starts_inside(mine, *whole(mine, own, on_gpu(mine)))
+        kept.append(mine if inside.all() else mine.filter(pl.Series(inside)))
     return pl.concat(kept)
+
+
+def by_device(activities: pl.DataFrame) -> list[pl.DataFrame]:
+    """The activities of each device of each rank; not copied when they are of one."""
+    if activities.is_empty():
+        return []
+    one = activities["rank"].n_unique() == 1 and activities["device"].n_unique() == 1
+    return [activities] if one else activities.partition_by("rank", "device", maintain_order=True)
 
 
 def starts_inside(activities: pl.DataFrame, starts: Ns, ends: Ns) -> NDArray[np.bool_]:
