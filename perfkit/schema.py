@@ -105,6 +105,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_if_whole(path: Path) -> dict[str, Any] | None:
+    """read_json, or None where the file is missing or cannot be used."""
+    try:
+        return read_json(path)
+    except ConfigError:
+        return None
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object with its schema_version, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from perfkit.collect.plan import RunPlan
 from perfkit.errors import ConfigError
-from perfkit.schema import RunFolder, read_json, reserve, write_json
+from perfkit.schema import RunFolder, read_if_whole, reserve, write_json
 
 # How long the ranks of a Slurm step wait for rank 0 to create the run folder.
 JOIN_S, JOIN_POLL_S = 60.0, 0.2
@@ -73,7 +73,7 @@ def join(plan: RunPlan) -> dict[str, Any]:
     deadline, looks = time.monotonic() + JOIN_S, 0
     while time.monotonic() < deadline:
         # In this order: a folder that was there before its run.json was read is not a new one.
-        existed, record = folder.root.exists(), read_claim(folder)
+        existed, record = folder.root.exists(), read_if_whole(folder.run_json)
         ours = record is not None and record.get("launch_id") == launch_id
         if record is not None and ours and "config" in record:
             return record
@@ -87,11 +87,3 @@ def join(plan: RunPlan) -> dict[str, Any]:
         f"rank 0 did not create {folder.root} within {JOIN_S:.0f} s. "
         "--out must be on a file system that every node of the job shares.",
     )
-
-
-def read_claim(folder: RunFolder) -> dict[str, Any] | None:
-    """run.json of whoever has the folder; None where there is none, or while rank 0 replaces it."""
-    try:
-        return read_json(folder.run_json)
-    except ConfigError:
-        return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.calibrate.store import device_name, folder_for
-from perfkit.collect.collectors import AUTO_OF_PROGRAMS, Collector, choose, read_collectors
+from perfkit.collect.collectors import AUTO, AUTO_OF_PROGRAMS, Collector, choose, read_collectors
 from perfkit.collect.containers import gpu_hint
 from perfkit.collect.facts import gpu_facts, host_facts
 from perfkit.collect.launch import Place, find_place, num_tasks
@@ -78,8 +78,7 @@ def plan_run(
         check_weights(found, spec)
     if device == "cuda":
         check_gpus(place)
-    collectors = choose(collect, read_collectors(collectors_dir))
-    check_ranks(profile_ranks, place)
+    recorded = recording(collect, AUTO, collectors_dir, profile_ranks, place)
     settings = RunSettings(
         model_id=found.id,
         model_folder=str(found.folder.resolve()) if found.folder else None,
@@ -96,14 +95,7 @@ def plan_run(
     )
     task = EngineTask(settings, found.config)
     return RunPlan(
-        task,
-        place,
-        out or default_folder(task, place),
-        force,
-        tuple(command),
-        collectors=collectors,
-        explicit=is_explicit(collect),
-        profile_ranks=profile_ranks,
+        task, place, out or default_folder(task, place), force, tuple(command), **recorded
     )
 
 
@@ -127,34 +119,34 @@ def plan_program(
     if num_ranks is not None and tasks not in (1, num_ranks):
         raise ConfigError(f"srun started {tasks} tasks, each is a rank: leave --ranks out.")
     place = find_place(num_ranks or tasks, os.environ)
-    collectors = choose(collect, read_collectors(collectors_dir), AUTO_OF_PROGRAMS)
-    if own := [collector.name for collector in collectors if collector.builtin]:
+    recorded = recording(collect, AUTO_OF_PROGRAMS, collectors_dir, profile_ranks, place)
+    if own := [collector.name for collector in recorded["collectors"] if collector.builtin]:
         raise ConfigError(
             f"--collect {own[0]}: only perfkit's own engine records it. For another program use "
             "nsys, or torch.profiler inside it, and give its files to `perfkit analyze`.",
         )
-    check_ranks(profile_ranks, place)
     task = ProgramTask(tuple(argv), place.num_ranks)
     return RunPlan(
-        task,
-        place,
-        out or default_folder(task, place),
-        force,
-        tuple(command),
-        collectors=collectors,
-        explicit=is_explicit(collect),
-        profile_ranks=profile_ranks,
+        task, place, out or default_folder(task, place), force, tuple(command), **recorded
     )
 
 
-def is_explicit(collect: str) -> bool:
-    return collect not in ("auto", "none")
-
-
-def check_ranks(profile_ranks: str | None, place: Place) -> None:
-    """ConfigError for a rank that the run does not have."""
+def recording(
+    collect: str,
+    auto: Sequence[str],
+    collectors_dir: Path | None,
+    profile_ranks: str | None,
+    place: Place,
+) -> dict[str, Any]:
+    """What a plan says of its collectors; ConfigError for one, or a rank, that does not exist."""
+    collectors = choose(collect, read_collectors(collectors_dir), auto)
     if profile_ranks is not None:
         parse_ranks(profile_ranks, place.num_ranks)
+    return {
+        "collectors": collectors,
+        "explicit": collect not in ("auto", "none"),
+        "profile_ranks": profile_ranks,
+    }
 
 
 def plan_calibration(

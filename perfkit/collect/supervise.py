@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from perfkit.collect.witness import EXIT_FILE, SUPERVISOR, alive, die_with_parent
-from perfkit.errors import ConfigError
-from perfkit.schema import RunFolder, read_json, reserve, write_surely
+from perfkit.schema import RunFolder, read_if_whole, reserve, write_surely
 from perfkit.secrets import without_secret_arguments
 
 POLL_S = 0.05
@@ -257,7 +256,7 @@ def _note_ends(watch: Watch) -> None:
 
 def _goes_on(watch: Watch, ours: RankProcess) -> bool:
     """True when a collector around the program has ended, and program or witness have not."""
-    seen = _exit_of(watch.folder, ours.rank)
+    seen = read_exit(watch.folder, ours.rank)
     unended = seen.get("pid") and seen.get("exit_code") is None and seen.get("signal") is None
     return bool(unended) and (alive(int(seen["pid"])) or alive(int(seen["witness"])))
 
@@ -286,7 +285,7 @@ def _start_again(watch: Watch, ours: RankProcess) -> None:
 
 def own_code(folder: RunFolder, ours: RankProcess) -> int:
     """How the program itself ended: its witness knows; a collector around it can hide it."""
-    seen = _exit_of(folder, ours.rank)
+    seen = read_exit(folder, ours.rank)
     if seen.get("signal") is not None:
         return -int(seen["signal"])
     if seen.get("exit_code") is not None:
@@ -295,12 +294,9 @@ def own_code(folder: RunFolder, ours: RankProcess) -> int:
     return ours.process.returncode or -signal.SIGKILL
 
 
-def _exit_of(folder: RunFolder, rank: int) -> Mapping[str, Any]:
-    file = folder.rank_file(rank, EXIT_FILE)
-    try:
-        return read_json(file) if file.is_file() else {}
-    except ConfigError:
-        return {}
+def read_exit(folder: RunFolder, rank: int) -> Mapping[str, Any]:
+    """What the rank's witness wrote; empty where it wrote nothing."""
+    return read_if_whole(folder.rank_file(rank, EXIT_FILE)) or {}
 
 
 def _leave_marker(folder: RunFolder, ours: RankProcess) -> None:
@@ -339,7 +335,7 @@ def _stop(watch: Watch) -> None:
 
 
 def _ask_program(watch: Watch, ours: RankProcess) -> None:
-    pid = _exit_of(watch.folder, ours.rank).get("pid")
+    pid = read_exit(watch.folder, ours.rank).get("pid")
     os.kill(int(pid or ours.process.pid), signal.SIGTERM)
 
 
@@ -385,7 +381,7 @@ def _pass_on(watch: Watch) -> None:
     while watch.to_pass_on:
         number = watch.to_pass_on.pop(0)
         for ours in watch.ranks:
-            pid = _exit_of(watch.folder, ours.rank).get("pid")
+            pid = read_exit(watch.folder, ours.rank).get("pid")
             if ours.running and pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), number)

@@ -11,14 +11,13 @@ from perfkit.collect.supervise import (
     FAILED_MARKER,
     Watch,
     log_tail,
+    read_exit,
     shell_code,
     signal_name,
     state_of,
 )
 from perfkit.collect.tasks import Task
-from perfkit.collect.witness import EXIT_FILE
-from perfkit.errors import ConfigError
-from perfkit.schema import RunFolder, nearly_full, read_json
+from perfkit.schema import RunFolder, nearly_full, read_if_whole, read_json
 
 # Rank 0 waits at the end for the others' status files, which may travel through a slow shared file
 # system; longer for a rank whose program has ended well and whose products are still being written.
@@ -103,15 +102,6 @@ def wait_for_the_others(folder: RunFolder, num_ranks: int) -> None:
         time.sleep(0.2)
 
 
-def read_exit(folder: RunFolder, rank: int) -> Mapping[str, Any]:
-    """What the rank's witness wrote; empty where it wrote nothing."""
-    file = folder.rank_file(rank, EXIT_FILE)
-    try:
-        return read_json(file) if file.is_file() else {}
-    except ConfigError:
-        return {}
-
-
 def read_statuses(folder: RunFolder, num_ranks: int) -> dict[int, dict[str, Any]]:
     """status.json of every rank; a missing file is itself a finding."""
     found = {}
@@ -128,7 +118,7 @@ def blame(folder: RunFolder, statuses: Mapping[int, Mapping[str, Any]]) -> dict[
     killed by a signal or with an error of its own comes before one that lost a peer, then the
     earliest comes first.
     """
-    errors = {rank: read_error(folder, rank) for rank in statuses}
+    errors = {rank: read_if_whole(folder.rank_file(rank, "error.json")) for rank in statuses}
 
     def order(rank: int) -> tuple[bool, bool, int]:
         status, error = statuses[rank], errors[rank]
@@ -164,14 +154,6 @@ def end_of(folder: RunFolder, rank: int, status: Mapping[str, Any]) -> str:
         return f"was killed by {status['signal']}"
     tail = log_tail(folder.rank_file(rank, "log.txt"))
     return f"exited with code {status.get('exit_code')}\n{tail}".rstrip()
-
-
-def read_error(folder: RunFolder, rank: int) -> dict[str, Any] | None:
-    path = folder.rank_file(rank, "error.json")
-    try:
-        return read_json(path) if path.is_file() else None
-    except ConfigError:
-        return None
 
 
 def tell(outcome: Outcome) -> str:

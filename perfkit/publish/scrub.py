@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,13 @@ def _scrub_file(source: Path, target: Path, smaller: bool) -> str:
     return f"copied {source.name}"
 
 
-def clean(text: str) -> str:
-    """Without secrets, without the names of home folders and of this checkout."""
+def clean(text: str, own: Sequence[str] | None = None) -> str:
+    """Without secrets, without the names of home folders and of this checkout.
+
+    `own` are this process's own secrets, where many texts are cleaned with them.
+    """
     text = HOME.sub(HIDDEN, without_secrets(text).replace(f"{PACKAGE}/__main__.py", "perfkit"))
-    for value in own_secrets():
+    for value in own_secrets() if own is None else own:
         text = text.replace(value, HIDDEN)
     return text
 
@@ -158,7 +161,8 @@ def _scrub_sqlite(source: Path, target: Path) -> str:
 def _empty_copy(target: Path) -> closing[sqlite3.Connection]:
     copy = sqlite3.connect(target)
     copy.text_factory = lambda raw: raw.decode("utf-8", errors="replace")
-    copy.create_function("clean", 1, _clean_cell, deterministic=True)
+    own = own_secrets()
+    copy.create_function("clean", 1, lambda cell: _clean_cell(cell, own), deterministic=True)
     return closing(copy)
 
 
@@ -175,10 +179,8 @@ def _clean_database(copy: sqlite3.Connection) -> int:
     return removed
 
 
-def _clean_cell(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value
-    return clean(value) if isinstance(value, str) else value
+def _clean_cell(value: Any, own: Sequence[str]) -> Any:
+    return clean(value, own) if isinstance(value, str) else value
 
 
 def _drop_metadata(copy: sqlite3.Connection, names: list[str]) -> int:
@@ -206,11 +208,12 @@ def _clean_table(copy: sqlite3.Connection, table: str) -> None:
 
 def secrets_in(path: Path) -> Iterator[Path]:
     """Files in which something still has the form of a secret."""
+    own = own_secrets()
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     for file in files:
         content = file.read_bytes()
         if content[:2] == GZIP_MAGIC:
             content = gzip.decompress(content)
         text = content.decode("utf-8", errors="replace")
-        if without_secrets(text) != text or any(value in text for value in own_secrets()):
+        if without_secrets(text) != text or any(value in text for value in own):
             yield file

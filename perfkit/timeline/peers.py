@@ -49,6 +49,14 @@ class Layout:
         """Whom the send with this number in its range goes to."""
         return rank + self.tp if phase == "pp_send" else number * self.tp + rank % self.tp
 
+    def channel(self, rank: int, phase: str, number: int = 0) -> str:
+        """hidden 0 to 2, or tokens 2 to 0: one direction between this rank and its peer."""
+        what, direction = phase.split("_")
+        receives = direction == "recv"
+        sender = self.sender(rank, phase) if receives else rank
+        receiver = rank if receives else self.receiver(rank, phase, number)
+        return f"{'hidden' if what == 'pp' else 'tokens'} {sender} to {receiver}"
+
 
 def layout_of(run: Mapping[str, Any]) -> Layout | None:
     """The layout that run.json records; None for another program's run."""
@@ -89,8 +97,8 @@ def _rank_named(rows: pl.DataFrame, ranges: pl.DataFrame, layout: Layout) -> pl.
     return pl.concat(
         [
             rest,
-            *_received(receives, mine, rank, layout),
-            *_sent(calls, mine, rank, layout),
+            _received(receives, mine, rank, layout),
+            _sent(calls, mine, rank, layout),
             _launched(kernels, mine, rank, layout),
         ]
     )
@@ -102,34 +110,18 @@ def _launched(rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layou
     unknown = rows.filter(pl.col("launch_ns").is_null())
     phases = phase_at(known["launch_ns"].to_numpy(), ranges, ("pp_send", "pp_recv"))
     names = [None if phase is None else phase[0] for phase in phases]
-    groups = [
-        None
-        if name is None
-        else channel(name, rank, rank + layout.tp)
-        if name == "pp_send"
-        else channel(name, rank - layout.tp, rank)
-        for name in names
-    ]
+    groups = [name and layout.channel(rank, name) for name in names]
     ops = [None if name is None else name.removeprefix("pp_") for name in names]
     op = pl.coalesce(pl.Series("op", ops, dtype=pl.String), pl.col("op"))
     return pl.concat([_labelled(known, groups).with_columns(op=op), unknown])
 
 
-def _received(
-    rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layout
-) -> list[pl.DataFrame]:
+def _received(rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layout) -> pl.DataFrame:
     phases = phase_at(rows["end_ns"].to_numpy() - 1, ranges, ("pp_recv", "tok_recv"))
-    peers = [None if phase is None else layout.sender(rank, phase[0]) for phase in phases]
-    groups = [
-        None if peer is None or phase is None else channel(phase[0], peer, rank)
-        for peer, phase in zip(peers, phases, strict=True)
-    ]
-    return [_labelled(rows, groups)]
+    return _labelled(rows, [phase and layout.channel(rank, phase[0]) for phase in phases])
 
 
-def _sent(
-    rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layout
-) -> list[pl.DataFrame]:
+def _sent(rows: pl.DataFrame, ranges: pl.DataFrame, rank: int, layout: Layout) -> pl.DataFrame:
     ordered = rows.sort("start_ns")
     phases = phase_at(ordered["start_ns"].to_numpy(), ranges, ("pp_send", "tok_send"))
     groups: list[str | None] = []
@@ -140,20 +132,13 @@ def _sent(
             continue
         number = numbers.get(phase, 0)
         numbers[phase] = number + 1
-        groups.append(channel(phase[0], rank, layout.receiver(rank, phase[0], number)))
+        groups.append(layout.channel(rank, phase[0], number))
     sends = _labelled(ordered, groups)
     known = pl.col("group").is_not_null()
     kind = pl.when(known).then(pl.lit("collective")).otherwise(pl.col("kind").cast(pl.String))
-    return [
-        sends.with_columns(
-            kind=kind.cast(rows.schema["kind"]), op=pl.when(known).then(pl.lit("send"))
-        )
-    ]
-
-
-def channel(phase: str, sender: int, receiver: int) -> str:
-    """hidden 0 to 2, or tokens 2 to 0: one direction between two ranks."""
-    return f"{'hidden' if phase.startswith('pp') else 'tokens'} {sender} to {receiver}"
+    return sends.with_columns(
+        kind=kind.cast(rows.schema["kind"]), op=pl.when(known).then(pl.lit("send"))
+    )
 
 
 def _labelled(rows: pl.DataFrame, groups: Sequence[str | None]) -> pl.DataFrame:

@@ -128,11 +128,11 @@ def nodes_of(
     """Every node in the order of measured starts, with what it depends on."""
     keys = ["rank", "device", "start_ns", "end_ns", "group"]
     one = pl.struct("op", "group", "sequence").alias("collective")
-    known = waits.select(*keys, one, "wait_ns", "transfer_ns")
+    known = waits.select(*keys, one, "transfer_ns")
     rows = activities.join(known, on=keys, how="left", nulls_equal=True, maintain_order="left")
-    rows = rows.with_columns(launch=pl.min_horizontal("launch_ns", "start_ns").fill_null(NEVER))
+    launch = pl.min_horizontal("launch_ns", "start_ns")
     rows = rows.with_columns(
-        launch=pl.when(pl.col("launch_ns").is_null()).then(NEVER).otherwise("launch")
+        launch=pl.when(pl.col("launch_ns").is_null()).then(NEVER).otherwise(launch)
     )
     columns = ("rank", "stream", "class", "family", "name", "launch", "start_ns", "end_ns")
     found: list[tuple[int, int, Node]] = []
