@@ -8,7 +8,7 @@ DEMO_RUN ?= runs/demo
 GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 DEMO_LAYOUT ?= $(if $(filter 1,$(GPUS)),--tp 1 --pp 1,$(if $(filter 2 3,$(GPUS)),--tp 2 --pp 1,--tp 2 --pp 2))
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test test-gpu check format bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ check: $(VENV)/.installed  ## Format, lint and types, as CI checks them
 format: $(VENV)/.installed  ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-gpu: $(VENV)/.installed  ## The tests that need GPUs, and the engine's tokens on as many as there are
+	$(BIN)/python -m pytest tests/gpu tests/engine
 
 bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one run
 	$(BIN)/perfkit fetch smollm2-135m-instruct

@@ -58,6 +58,9 @@ def command(
     load: str = typer.Option(
         "safetensors", help="safetensors, or dummy for random weights without any file."
     ),
+    decode: str = typer.Option(
+        "eager", help="eager, or graph: each decode step replayed as one CUDA graph."
+    ),
     prompts: Path | None = typer.Option(
         None, help="Prompts: .txt (one a line), .jsonl or .json. [default: the shipped 20]"
     ),
@@ -123,6 +126,7 @@ def command(
         stop_at_eos=stop_at_eos,
         dtype=dtype,
         load=load,
+        decode=decode,
         prompts=prompts,
         device=device,
         warmup_passes=warmup,

@@ -15,7 +15,7 @@ from perfkit.collect.collectors import AUTO, AUTO_OF_PROGRAMS, Collector, choose
 from perfkit.collect.containers import gpu_hint
 from perfkit.collect.facts import gpu_facts, host_facts
 from perfkit.collect.launch import Place, find_place, num_tasks
-from perfkit.collect.settings import DTYPES, LOADS, RunSettings
+from perfkit.collect.settings import DECODES, DTYPES, LOADS, RunSettings
 from perfkit.collect.tasks import EngineTask, ProgramTask, Task
 from perfkit.collect.wrapping import parse_ranks
 from perfkit.engine.checkpoint import check_shapes, read_checkpoint
@@ -66,6 +66,7 @@ def plan_run(
     check_packages(tp)
     device, dtype = resolve_device(device, dtype)
     one_of("--load", load, LOADS)
+    one_of("--decode", rest["decode"], DECODES)
     found = find_model(model, models_dir, weights=load == "safetensors")
     spec = spec_from_config(found.config, model_id=found.id)
     counts = parse_split(split)

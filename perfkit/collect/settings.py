@@ -6,6 +6,7 @@ from typing import Any
 
 DTYPES = ("float32", "bfloat16", "float16")
 LOADS = ("safetensors", "dummy")
+DECODES = ("eager", "graph")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class RunSettings:
     stop_at_eos: bool = False
     dtype: str = "float32"
     load: str = "safetensors"
+    decode: str = "eager"
+    """graph replays each decode step as one CUDA graph."""
     prompts: str | None = None
     """A user's prompt file; None takes the shipped prompts."""
     warmup_passes: int = 1

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from perfkit.collect.settings import RunSettings
-from perfkit.engine.pipeline import MicroBatch, Stopping
+from perfkit.engine.microbatch import MicroBatch, Stopping
 from perfkit.engine.prompts import fit_token_ids, read_prompts, shipped_prompts
 from perfkit.errors import ConfigError
 

@@ -45,13 +45,20 @@ class RowLinear(ColumnLinear):
     bias_divided = False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs = functional.linear(inputs, self.weight)
-        dist.all_reduce(outputs, group=self.group)
-        return outputs if self.bias is None else outputs.add_(self.bias)
+        return self.whole(functional.linear(self.own(inputs), self.weight))
+
+    def own(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The columns that this rank multiplies: it has no others."""
+        return inputs
+
+    def whole(self, partial: torch.Tensor) -> torch.Tensor:
+        """The sum of every rank's partial product, in place, and the bias."""
+        dist.all_reduce(partial, group=self.group)
+        return partial if self.bias is None else partial.add_(self.bias)
 
 
 class HeadLinear(RowLinear):
     """A row-parallel head whose input is whole on every rank, so each takes its own columns."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs[..., self.part.start : self.part.stop])
+    def own(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[..., self.part.start : self.part.stop]

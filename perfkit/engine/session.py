@@ -14,8 +14,10 @@ from perfkit import measures
 from perfkit.collect.facts import cpu_name
 from perfkit.engine import batch as batching
 from perfkit.engine import checks
+from perfkit.engine.decoding import EagerDecoder, GraphDecoder, make_decoder
 from perfkit.engine.loading import fill_dummy, load_safetensors
-from perfkit.engine.pipeline import MicroBatch, Stopping, generate
+from perfkit.engine.microbatch import MicroBatch, Stopping
+from perfkit.engine.pipeline import generate
 from perfkit.engine.recorder import Phase, Recorder
 from perfkit.engine.stage import Stage, build_stage
 from perfkit.engine.topology import Topology, connect, disconnect
@@ -33,9 +35,9 @@ def run(rank: "Rank") -> None:
     rank.tell(f"connecting {settings.num_ranks} ranks")
     with rank.timed("connect_s"):
         topology = connect(settings.tp, settings.pp, settings.device)
-    stage = make_stage(rank, topology)
-    passes(rank, topology, stage)
-    keep_memory_peaks(rank, topology)
+    decoder = make_stage(rank, topology)
+    passes(rank, topology, decoder)
+    decoder.close()
     disconnect()
 
 
@@ -47,14 +49,15 @@ def prepare_torch(device: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def make_stage(rank: "Rank", topology: Topology) -> Stage:
-    """Build, load and check this rank's stage."""
+def make_stage(rank: "Rank", topology: Topology) -> EagerDecoder | GraphDecoder:
+    """Build, load and check this rank's stage, with what will run it."""
     settings = rank.settings
     spec = spec_from_config(rank.model_config, model_id=rank.model_id)
     layers = stage_layers(spec.num_layers, settings.pp, settings.split)[topology.pp_rank]
     rank.tell("building and sharding the model")
     with rank.timed("build_s"):
         stage = build_stage(settings, rank.model_config, layers, topology)
+        decoder = make_decoder(settings.decode, stage, topology)
     with rank.timed("load_s"):
         load(rank, topology, stage)
         # Loading times differ; nobody may start the first collective minutes before the others.
@@ -67,8 +70,10 @@ def make_stage(rank: "Rank", topology: Topology) -> Stage:
         "parameter_bytes": checks.local_bytes(stage),
         "device": device_name(topology.device),
         "threads": torch.get_num_threads(),
+        "decode": decoder.facts,
     }
-    return stage
+    keep_memory(rank, topology, "loaded")
+    return decoder
 
 
 def device_name(device: torch.device) -> str:
@@ -93,11 +98,11 @@ def load(rank: "Rank", topology: Topology, stage: Stage) -> None:
     load_safetensors(stage, Path(settings.model_folder), on_progress)
 
 
-def passes(rank: "Rank", topology: Topology, stage: Stage) -> None:
+def passes(rank: "Rank", topology: Topology, decoder: EagerDecoder | GraphDecoder) -> None:
     """Warm-up, timed passes with no collector, then the same steps under the profiler."""
     settings = rank.settings
     tokenizer = batching.load_tokenizer(settings.model_folder)
-    requests = batching.make_requests(settings, stage.config.vocab_size, tokenizer)
+    requests = batching.make_requests(settings, decoder.stage.config.vocab_size, tokenizer)
     stopping = batching.stopping_rule(settings, rank.model_config, tokenizer)
     recorder = Recorder(
         rank.folder.rank_file(rank.rank, "timers.jsonl"),
@@ -106,15 +111,17 @@ def passes(rank: "Rank", topology: Topology, stage: Stage) -> None:
         pp_rank=topology.pp_rank,
         gpu=topology.device.type == "cuda",
     )
-    work = Work(rank, topology, stage, requests, stopping, recorder)
+    work = Work(rank, decoder, requests, stopping, recorder)
     for number in range(settings.warmup_passes):
         rank.tell(f"warm-up pass {number + 1} of {settings.warmup_passes}")
         work.one_pass("warmup", number)
+    keep_memory(rank, topology, "warm")
     for number in range(settings.timed_passes):
         rank.tell(f"timed pass {number + 1} of {settings.timed_passes}")
         done = work.one_pass("timed", number)
         if topology.last and topology.tp_rank == 0:
             rank.tell(work.story)
+    keep_memory(rank, topology, "timed")
     # Before the capture: a profiler that fills the disk must not cost the tokens.
     if topology.last and topology.tp_rank == 0:
         write_outputs(rank, batching.outputs(requests, done, stopping.pad, tokenizer))
@@ -130,13 +137,12 @@ class Work:
     def __init__(
         self,
         rank: "Rank",
-        topology: Topology,
-        stage: Stage,
+        decoder: EagerDecoder | GraphDecoder,
         requests: Sequence[batching.Request],
         stopping: Stopping,
         recorder: Recorder,
     ) -> None:
-        self.rank, self.topology, self.stage = rank, topology, stage
+        self.rank, self.decoder, self.topology = rank, decoder, decoder.topology
         self.requests, self.stopping, self.recorder = requests, stopping, recorder
         self.story = ""
 
@@ -157,7 +163,7 @@ class Work:
         self.recorder.begin_pass(kind, number)
         dist.barrier()
         with self.recorder.phase("request", tokens=sum(len(r.ids) for r in self.requests)):
-            generate(self.stage, self.topology, batches, self.stopping, self.recorder, inspect)
+            generate(self.decoder, batches, self.stopping, self.recorder, inspect)
         self.story = summary(self.recorder.phases, batches)
         self.recorder.end_pass()
         return batches
@@ -221,16 +227,23 @@ CAPTURES: dict[str, Callable[[Work], None]] = {
 }
 
 
-def keep_memory_peaks(rank: "Rank", topology: Topology) -> None:
+def keep_memory(rank: "Rank", topology: Topology, phase: str) -> None:
+    """Bytes of this rank's GPU at the end of a phase, and the most since the phase before.
+
+    allocated and reserved are PyTorch's (peaks), used is the device's own count, of every process.
+    """
     if topology.device.type != "cuda":
         return
     free, total = torch.cuda.mem_get_info(topology.device)
-    rank.facts |= {
+    now = {
         "max_allocated_bytes": torch.cuda.max_memory_allocated(topology.device),
         "max_reserved_bytes": torch.cuda.max_memory_reserved(topology.device),
         "device_used_bytes": total - free,
-        "device_total_bytes": total,
     }
+    rank.facts.setdefault("memory", {})[phase] = now
+    most = {name: max(value, rank.facts.get(name, 0)) for name, value in now.items()}
+    rank.facts |= {**most, "device_total_bytes": total}
+    torch.cuda.reset_peak_memory_stats(topology.device)
 
 
 def write_outputs(rank: "Rank", records: list[dict[str, Any]]) -> None:

@@ -33,6 +33,15 @@ class Stage:
     first: bool
     last: bool
 
+    @property
+    def windows(self) -> list[int | None]:
+        """Tokens that each layer looks back on; None where it sees all."""
+        window = getattr(self.config, "sliding_window", None)
+        kinds = getattr(self.config, "layer_types", None)
+        if kinds is None:
+            return [window] * len(self.layers)
+        return [window if kind == "sliding_attention" else None for kind in kinds]
+
     def new_cache(self) -> DynamicCache:
         """A KV cache for one microbatch; from the stage's config, so sliding windows hold."""
         return DynamicCache(config=self.config)

@@ -22,13 +22,15 @@ import torch
 from perfkit.collect.launch import choose_master, engine_environment, local_place
 from perfkit.collect.settings import RunSettings
 from perfkit.engine import batch as batching
+from perfkit.engine.decoding import EagerDecoder
 from perfkit.engine.loading import fill_dummy, load_safetensors
+from perfkit.engine.microbatch import Stopping
 from perfkit.engine.models import find_model
-from perfkit.engine.pipeline import Stopping, generate
+from perfkit.engine.pipeline import generate
 from perfkit.engine.recorder import Recorder
 from perfkit.engine.session import prepare_torch
-from perfkit.engine.stage import Stage, build_stage
-from perfkit.engine.topology import Topology, connect, disconnect
+from perfkit.engine.stage import build_stage
+from perfkit.engine.topology import connect, disconnect
 
 BATCH, PROMPT, NEW, PASSES = 4, 64, 33, 5
 GOAL = 1.05
@@ -36,11 +38,11 @@ CHECK_FAILED = 3
 
 
 def engine_gap_s(
-    stage: Stage, topology: Topology, requests: Sequence[batching.Request], recorder: Recorder
+    decoder: EagerDecoder, requests: Sequence[batching.Request], recorder: Recorder
 ) -> float:
     """Median seconds between the tokens of one engine pass."""
-    batches = batching.make_microbatches(requests, 1, NEW, 0, topology.device)
-    generate(stage, topology, batches, Stopping(NEW, frozenset(), 0), recorder)
+    batches = batching.make_microbatches(requests, 1, NEW, 0, decoder.topology.device)
+    generate(decoder, batches, Stopping(NEW, frozenset(), 0), recorder)
     ends = [1e-9 * phase.end_ns for phase in recorder.phases if phase.name == "sample"]
     recorder.end_pass()
     return median_gap(ends)
@@ -86,7 +88,10 @@ def measure(name: str, dtype: str, device: str) -> dict[str, Any]:
     recorder = Recorder(Path(os.devnull), rank=0, tp_rank=0, pp_rank=0, gpu=device == "cuda")
     # At tp = pp = 1 the stage is an ordinary model, so generate runs on the very same weights.
     pairs = [
-        (engine_gap_s(stage, topology, requests, recorder), generate_gap_s(stage.model, ids))
+        (
+            engine_gap_s(EagerDecoder(stage, topology), requests, recorder),
+            generate_gap_s(stage.model, ids),
+        )
         for _ in range(PASSES + 1)
     ][1:]
     recorder.close()

@@ -115,6 +115,15 @@ def tiny_cases(tiny_models: dict[str, Path]) -> list[dict[str, Any]]:
     return [*families, *main, *endings]
 
 
+def graph_cases(tiny_models: dict[str, Path]) -> list[dict[str, Any]]:
+    """Static buffers instead of a growing cache: every family that has rotary positions."""
+    rotary = [folder for name, folder in tiny_models.items() if name != "opt"]
+    families = [a_case(f, prompts=PADDED, microbatches=2, decode="graph") for f in rotary]
+    untied = tiny_models["llama-untied"]
+    same = [a_case(untied, prompts=SAME_LENGTH, microbatches=m, decode="graph") for m in (1, 4)]
+    return [*families, *same, with_eos(a_case(untied, prompts=PADDED, decode="graph"))]
+
+
 def demo_cases(folder: Path) -> list[dict[str, Any]]:
     """The same with real weights."""
     cases = [a_case(folder, prompts=PADDED, microbatches=m, new_tokens=8) for m in (1, 2, 4)]
@@ -133,6 +142,13 @@ def test_tokens_equal_generate(
     tp: int, pp: int, tmp_path: Path, tiny_models: dict[str, Path]
 ) -> None:
     assert_same_tokens(tmp_path, tp, pp, tiny_cases(tiny_models))
+
+
+@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
+def test_tokens_of_the_static_decode_step_equal_generate(
+    tp: int, pp: int, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    assert_same_tokens(tmp_path, tp, pp, graph_cases(tiny_models))
 
 
 @pytest.mark.parametrize(("tp", "pp"), LAYOUTS)

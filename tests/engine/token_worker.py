@@ -14,8 +14,10 @@ import torch
 from perfkit.collect.settings import RunSettings
 from perfkit.engine import batch as batching
 from perfkit.engine import checks
+from perfkit.engine.decoding import make_decoder
 from perfkit.engine.loading import load_safetensors
-from perfkit.engine.pipeline import Stopping, generate
+from perfkit.engine.microbatch import Stopping
+from perfkit.engine.pipeline import generate
 from perfkit.engine.recorder import Recorder
 from perfkit.engine.session import prepare_torch
 from perfkit.engine.stage import build_stage
@@ -40,6 +42,7 @@ def run_case(case: dict[str, Any], topology: Topology, recorder: Recorder) -> li
     spec = spec_from_config(config, model_id=folder.name)
     layers = stage_layers(spec.num_layers, topology.pp, split)[topology.pp_rank]
     stage = build_stage(settings, config, layers, topology)
+    decoder = make_decoder(case.get("decode", "eager"), stage, topology)
     load_safetensors(stage, folder, lambda _share: None)
     checks.check_bytes(stage, spec, topology, settings)
     checks.check_no_meta(stage.model)
@@ -50,14 +53,14 @@ def run_case(case: dict[str, Any], topology: Topology, recorder: Recorder) -> li
         requests, case["microbatches"], case["new_tokens"], case["pad"], topology.device
     )
     generate(
-        stage,
-        topology,
+        decoder,
         batches,
         stopping,
         recorder,
         lambda logits: checks.check_same_logits(logits, topology),
     )
     recorder.end_pass()
+    decoder.close()
     return [
         record["token_ids"] for record in batching.outputs(requests, batches, case["pad"], None)
     ]
