@@ -101,7 +101,6 @@ class GraphDecoder:
         self.problem = kernels.problem
         self.step = DecodeStep(stage, kernels)
         self._held: dict[tuple[int, int, int], Captured] = {}
-        self._pool: Any = None
 
     def start(self, batch: MicroBatch, new_tokens: int) -> None:
         slots = batch.prompt_length + new_tokens
@@ -140,12 +139,13 @@ class GraphDecoder:
         held.inputs = inputs.clone()
         self._warm_up(held)
         held.graph = torch.cuda.CUDAGraph()
+        # Each graph has a memory pool of its own: in a shared one, another microbatch's replay
+        # would write over ids that this one has yet to feed.
         # NCCL's watchdog asks for events from its own thread meanwhile: only this thread is bound.
-        with torch.cuda.graph(held.graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(held.graph, capture_error_mode="thread_local"):
             held.outputs = self.step(held.inputs, held.kv)
             held.ids = most_likely(held.outputs, self.topology) if self.stage.last else None
             held.kv.advance()
-        self._pool = held.graph.pool()
 
     def _warm_up(self, held: Captured) -> None:
         assert held.inputs is not None
@@ -167,7 +167,6 @@ class GraphDecoder:
     def close(self) -> None:
         """Drop the graphs: with one alive that holds NCCL kernels, a process group never ends."""
         self._held.clear()
-        self._pool = None
         if self.captures:
             torch.cuda.synchronize()
 

@@ -37,7 +37,8 @@ from perfkit.engine.session import prepare_torch
 from perfkit.engine.stage import Stage, build_stage
 from perfkit.engine.topology import Topology, connect, disconnect
 
-PASSES = 3
+PASSES = {1: 6}
+PASSES_OF_LARGE_BATCHES = 2
 CHECK_FAILED = 3
 COPY_BYTES, COPIES = 2**31, 10
 EAGER_GOAL, TTFT_GOAL = 1.05, 1.05
@@ -137,7 +138,7 @@ def one_batch(
     topology = decoders["eager"].topology
     ids = torch.tensor([request.ids for request in requests], device=topology.device)
     times: dict[str, list[Times]] = {"plain": [], "eager": [], "graph": []}
-    for _ in range(PASSES + 1):
+    for _ in range(1 + PASSES.get(batch, PASSES_OF_LARGE_BATCHES)):
         times["plain"].append(plain_loop(stage, topology, ids, arguments.new))
         for name, decoder in decoders.items():
             times[name].append(engine_pass(decoder, requests, arguments.new))
