@@ -23,7 +23,6 @@ from perfkit.ingest.nsys_facts import (
 )
 from perfkit.ingest.nsys_folder import FolderSource
 from perfkit.ingest.nsys_gpu import NO_PROCESS, gpu_rows
-from perfkit.ingest.nsys_groups import with_groups_seen
 from perfkit.ingest.nsys_nccl import Call, Communicator, communicators, launched_in, nccl_calls
 from perfkit.ingest.nsys_ranges import NVTX, phases_of, read_ranges
 from perfkit.ingest.nsys_ranks import Ranked, about_ranks, device_names, rank_processes
@@ -69,7 +68,7 @@ def read_nsys(path: Path, rank: int | None = None, *, phases: bool = True) -> li
     recognised = f"Nsight Systems{f' {nsys}' if nsys else ''} {source.format}"
     traces = [_trace(export, number, mine, ranked, recognised) for number, mine in members.items()]
     traces[0].findings.extend(findings + about_ranks(path, ranked))
-    return with_groups_seen(traces) if len(traces) > 1 else traces
+    return traces
 
 
 def read_export(source: Source, phases: bool) -> tuple[Export, Findings]:
@@ -98,6 +97,13 @@ def read_export(source: Source, phases: bool) -> tuple[Export, Findings]:
     if broken:
         text = f"{broken} GPU activities without an end, or with one before their start, left out"
         findings.append(finding("broken-rows", text, count=broken))
+    if source.unreadable:
+        text = (
+            f"nsys declares {', '.join(source.unreadable)} of this export as text, which it is "
+            "not: without pyarrow it cannot be read, and sizes and communicators of NCCL's calls "
+            "are missing. Install pyarrow, or export to SQLite with --include-blobs=true"
+        )
+        findings.append(finding("unreadable-payloads", text))
     return export, [
         *not_traced(source, bool(rows), phases),
         *lost_events(source),

@@ -24,7 +24,26 @@ class FolderSource:
         kinds = {file.suffix[1:] for file in self._files.values()}
         self.format = f"{' and '.join(sorted(kinds)) or 'empty'} folder"
         self._known: dict[str, Collection[str]] = {}
+        self.unreadable: list[str] = []
         require_export(self)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The file of each table."""
+        return dict(self._files)
+
+    def whole(self, table: str) -> pl.DataFrame:
+        """Every row and every readable column of a table that is there."""
+        readable = [name for name in self.columns(table) if self._is_readable(table, name)]
+        return self._collected(table, self._scan(table).select(readable))
+
+    def _is_readable(self, table: str, column: str) -> bool:
+        try:
+            self._scan(table).select(column).collect()
+        except PolarsError:
+            self.unreadable.append(f"{table}.{column}")
+            return False
+        return True
 
     def columns(self, table: str) -> Collection[str]:
         if table not in self._files:
@@ -82,7 +101,20 @@ class FolderSource:
         if column not in self.columns(table):
             return []
         rows = self._rows(table, None).select("rowid", pl.col(column).cast(pl.Binary))
-        return self._collected(table, rows.filter(pl.col(column).bin.size() > 0)).rows()
+        try:
+            return rows.filter(pl.col(column).bin.size() > 0).collect().rows()
+        except PolarsError:
+            return self._blobs_by_pyarrow(table, column)
+
+    def _blobs_by_pyarrow(self, table: str, column: str) -> list[tuple[int, bytes]]:
+        """nsys 2025.3 declares payloads as text, which polars refuses; pyarrow does not look."""
+        try:
+            from pyarrow import parquet
+        except ImportError:
+            self.unreadable.append(f"{table}.{column}")
+            return []
+        values = parquet.read_table(self._files[table], columns=[column])[column].cast("binary")
+        return [(i, value) for i, value in enumerate(values.to_pylist(), 1) if value]
 
     def _rows(self, table: str, only: Only | None) -> pl.LazyFrame:
         """The rows, numbered from 1, in which columns have some values."""

@@ -35,6 +35,10 @@ class Source(Protocol):
     format: str
     """for people: SQLite export, parquet folder ..."""
 
+    @property
+    def unreadable(self) -> Sequence[str]:
+        """TABLE.column of columns that are there and cannot be read."""
+
     def columns(self, table: str) -> Collection[str]:
         """The table's columns; none when there is no such table."""
 

@@ -38,6 +38,7 @@ class SqliteSource:
     """A .sqlite file of nsys."""
 
     format = "SQLite export"
+    unreadable: Sequence[str] = ()
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.errors import ConfigError
-from perfkit.publish.scrub import clean, scrub
+from perfkit.publish.clean import clean
+from perfkit.publish.scrub import scrub
 from perfkit.schema import open_run
 from perfkit.secrets import without_secret_arguments
 

@@ -25,6 +25,7 @@ from perfkit.ingest.timers import (
 from perfkit.ingest.traces import Traces, read_all
 from perfkit.schema import RunFolder, open_run
 from perfkit.timeline.clocks import clocks_table
+from perfkit.timeline.communicators import with_communicators
 from perfkit.timeline.findings import (
     listed,
     measure_findings,
@@ -225,13 +226,13 @@ def _assemble(
     ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in traces)])
     syncs = pl.concat([pl.DataFrame(schema=SYNCS), *(trace.syncs for trace in traces)])
     devices = pl.concat([pl.DataFrame(schema=DEVICES), *(trace.devices for trace in traces)])
-    parts = device_parts(traces, ranges, layout_of(run))
+    parts, told = with_communicators(device_parts(traces, ranges, layout_of(run)))
     inside = [inside_whole(part, ranges) for part in parts]
     hosts = read.clocks(hosts_of(run, sorted(read.by_rank)))
     matched, unmatched = match_collectives(together(inside), sorted(read.by_rank))
     clocks = clocks_table(matched, hosts)
     waits = waits_table(matched, clocks, hosts)
-    findings += unmatched
+    findings += [*told, *unmatched]
     split = pl.concat(split_table(part, ranges, waits, syncs) for part in parts)
     operations = pl.concat(map(operations_table, inside))
     findings += unknown_findings(split.filter(pl.col("phase") == WHOLE), operations)

@@ -37,6 +37,12 @@ COMMUNICATION = [
 ]
 
 COMPUTE = [
+    ("_vector_kernel", "gemm"),
+    ("_part_kernel", "attention"),
+    ("_join_kernel", "attention"),
+    ("_norm_kernel", "norm"),
+    ("_rotate_kernel", "rope"),
+    ("_gated_kernel", "activation"),
     ("ampere_bf16_s16816gemm_bf16_128x64_ldg8_f2f_stages_64x3_tn", "gemm"),
     ("nvjet_tst_128x64_64x8_1x2_h_bz_coopA_TNT", "gemm"),
     ("void cublasLt::splitKreduce_kernel<32, 16, int, float>", "gemm"),

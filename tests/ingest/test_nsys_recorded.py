@@ -16,6 +16,9 @@ from perfkit.timeline.analysis import TABLES, analyze_traces
 
 DATA = Path(__file__).parent.parent / "data" / "nsys"
 H200 = DATA / "h200x2-allreduce-2025.3.sqlite"
+GRAPH_NODES = [DATA / f"h200x2-graph-nodes-2025.3-rank{rank}.sqlite" for rank in (0, 1)]
+GRAPH_FOLDER = DATA / "h200-graph-nodes-2025.3_pqtdir"
+GRAPH_WHOLE = DATA / "h200-graph-whole-2025.3.sqlite"
 CPU = DATA / "cpu-rank-2022.4.sqlite"
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<(unsigned long)4096>)"
 
@@ -75,13 +78,13 @@ def test_gpus_have_names_and_every_kernel_its_launch() -> None:
         ]
 
 
-def test_communicators_without_payloads_are_seen_from_when_their_kernels_ran() -> None:
+def test_communicators_without_payloads_are_seen_from_when_their_kernels_end() -> None:
     """The file was exported without blobs; its 20 all-reduces overlap on both ranks."""
     found = analyze_traces([H200])
     row = found.collectives.filter(pl.col("rank") == 0).row(0, named=True)
     assert [row[n] for n in ("op", "group", "num_ranks", "calls", "bytes")] == [
         "all_reduce",
-        "seen 0",
+        "by ends 0",
         2,
         20,
         None,
@@ -92,6 +95,47 @@ def test_communicators_without_payloads_are_seen_from_when_their_kernels_ran() -
     assert parts["unmatched_ns"].to_list() == [0, 0]
     # Rank 1 is always last, rank 0 waits: the sum of (start of 1 - start of 0) by SQL.
     assert whole["wait_ns"].to_list() == [771_254, 0]
+
+
+def test_sizes_and_communicators_come_from_what_nccl_tells_nvtx() -> None:
+    """Exported with --include-blobs=true: the calls of the prefill have their payload."""
+    found = analyze_traces(GRAPH_NODES)
+    told = found.collectives.filter(pl.col("bytes").is_not_null()).sort("rank", "op", "bytes")
+    assert told.select("rank", "op", "group", "num_ranks", "calls", "bytes").rows() == [
+        (rank, op, "2fef504ddba9f2b3", 2, calls, size)
+        for rank in (0, 1)
+        for op, calls, size in (
+            ("all_reduce", 60, 36_864),
+            ("all_reduce", 1, 98_304),
+            ("broadcast", 1, 8),
+        )
+    ]
+
+
+def test_collectives_inside_a_replayed_graph_are_matched_without_a_payload() -> None:
+    found = analyze_traces(GRAPH_NODES)
+    decode = found.split.filter(pl.col("phase") == "decode")
+    # By SQL: durations of NCCL's kernels with a graphNodeId, and for each pair of them the later
+    # start less the own.
+    columns = ("rank", "wait_ns", "transfer_ns", "unmatched_ns", "comm_ns")
+    assert decode.select(columns).rows() == [
+        (0, 682_390, 1_304_202, 0, 1_986_592),
+        (1, 79_123, 1_306_063, 0, 1_385_186),
+    ]
+
+
+def test_a_graph_recorded_as_a_whole_is_busy_and_its_inside_unknown() -> None:
+    found = analyze_traces([GRAPH_WHOLE])
+    graphs = found.activities.filter(pl.col("kind") == "graph")
+    assert graphs.height == 4
+    assert "graphs-only" in found.quality["code"].to_list()
+
+
+def test_a_parquetdir_whose_payloads_are_declared_as_text_is_read_without_them() -> None:
+    found = analyze_traces([GRAPH_FOLDER])
+    same = analyze_traces(GRAPH_NODES[:1])
+    columns = ("phase", "compute_ns", "comm_ns", "copy_ns", "idle_ns", "kernels")
+    assert found.split.select(columns).rows() == same.split.select(columns).rows()
 
 
 def test_a_cpu_rank_has_its_phases_and_nothing_else() -> None:

@@ -5,6 +5,7 @@ import json
 import sqlite3
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from perfkit.errors import CheckFailed, ConfigError
@@ -61,7 +62,10 @@ def an_export(path: Path) -> Path:
             create table META_DATA_EXPORT (name text, value text);
             create table TARGET_INFO_SYSTEM_ENV (name text, value text);
             create table StringIds (id integer primary key, value text);
-            create table NVTX_EVENTS (start integer, text text);
+            create table NVTX_EVENTS (start integer, text text, textId integer, eventType integer,
+                domainId integer, binaryData blob);
+            create table CUPTI_ACTIVITY_KIND_KERNEL (start integer, shortName integer);
+            create table ProcessStreams (globalPid integer, contentId integer);
             """
         )
         export.executemany(
@@ -79,9 +83,26 @@ def an_export(path: Path) -> Path:
         )
         export.executemany(
             "insert into StringIds values (?, ?)",
-            [(1, "ncclDevKernel_AllReduce"), (2, f"printed {TOKEN}"), (3, "/home/ada/model/x.py")],
+            [
+                (1, "ncclDevKernel_AllReduce"),
+                (2, f"printed {TOKEN}"),
+                (3, "/home/ada/model/x.py"),
+                (4, "LANG=C SHELL=/bin/sh EDITOR=private-words PAGER=less "),
+                (5, "private-words on the screen"),
+                (6, "NCCL"),
+            ],
         )
-        export.execute("insert into NVTX_EVENTS values (5, ?)", (f"decode {TOKEN}",))
+        export.execute("insert into CUPTI_ACTIVITY_KIND_KERNEL values (3, 1)")
+        export.execute("insert into ProcessStreams values (1, 5)")
+        export.executemany(
+            "insert into NVTX_EVENTS values (?, ?, ?, ?, ?, ?)",
+            [
+                (1, None, 6, 75, 1, None),
+                (5, f"decode {TOKEN}", None, 59, 2, b"private-words"),
+                (6, None, 3, 59, 2, None),
+                (7, "ncclAllReduce", None, 59, 1, b"message size"),
+            ],
+        )
     return path
 
 
@@ -99,10 +120,49 @@ def test_an_nsys_export_loses_environment_and_secrets_and_keeps_the_rest(tmp_pat
         ]
         assert copy.execute("select value from StringIds order by id").fetchall() == [
             ("ncclDevKernel_AllReduce",),
-            (f"printed {HIDDEN}",),
             (f"/home/{HIDDEN}/model/x.py",),
+            ("NCCL",),
         ]
-        assert copy.execute("select text from NVTX_EVENTS").fetchall() == [(f"decode {HIDDEN}",)]
+        assert copy.execute("select text, binaryData from NVTX_EVENTS").fetchall() == [
+            (None, None),
+            (f"decode {HIDDEN}", None),
+            (None, None),
+            ("ncclAllReduce", b"message size"),
+        ]
+        assert copy.execute("select count(*) from ProcessStreams").fetchone() == (0,)
+
+
+def test_a_parquetdir_loses_the_same(tmp_path: Path) -> None:
+    source = an_export(tmp_path / "a.sqlite")
+    folder = tmp_path / "a_pqtdir"
+    folder.mkdir()
+    with sqlite3.connect(source) as export:
+        for (name,) in export.execute("select name from sqlite_master").fetchall():
+            columns = [row[1] for row in export.execute(f"pragma table_info({name})")]
+            rows = export.execute(f"select * from {name}").fetchall()
+            pl.DataFrame(rows, schema=columns, orient="row").write_parquet(
+                folder / f"{name}.parquet"
+            )
+    scrub(folder, tmp_path / "b")
+    left = {file.stem: pl.read_parquet(file) for file in (tmp_path / "b").iterdir()}
+    everything = str([frame.rows() for frame in left.values()])
+    for planted in (TOKEN, "private-words", "ada"):
+        assert planted not in everything
+    assert left["StringIds"]["value"].to_list() == [
+        "ncclDevKernel_AllReduce",
+        f"/home/{HIDDEN}/model/x.py",
+        "NCCL",
+    ]
+    assert left["META_DATA_CAPTURE"]["name"].to_list() == ["PRODUCT_VERSION"]
+    assert left["NVTX_EVENTS"]["binaryData"].to_list() == [None, None, None, b"message size"]
+
+
+def test_an_environment_in_another_place_leaves_no_copy(tmp_path: Path) -> None:
+    source = tmp_path / "a.json"
+    source.write_text("LANG=C SHELL=/bin/sh EDITOR=vi PAGER=less HOSTNAME=node1")
+    with pytest.raises(CheckFailed, match="environment"):
+        scrub(source, tmp_path / "b.json")
+    assert not (tmp_path / "b.json").exists()
 
 
 def a_run(root: Path) -> Path:
