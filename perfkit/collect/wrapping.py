@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfkit.collect.collectors import Collector, Probed, fill
+from perfkit.collect.collectors import Collector, Probed, fill, run_quietly
 from perfkit.errors import ConfigError
 from perfkit.schema import RunFolder
 
@@ -127,7 +127,7 @@ def has_bytes(path: Path) -> bool:
 
 def run_step(step: Mapping[str, Any], values: Mapping[str, str | Sequence[str]]) -> str | None:
     """One command after the end, its output to a file when it names one; None when it worked."""
-    command = fill(step["command"], values)
+    command = fill(with_optional(step, values), values)
     target = fill([step["stdout"]], values)[0] if "stdout" in step else None
     try:
         done = subprocess.run(
@@ -145,6 +145,17 @@ def run_step(step: Mapping[str, Any], values: Mapping[str, str | Sequence[str]])
     if target:
         Path(target).write_bytes(done.stdout)
     return None
+
+
+def with_optional(step: Mapping[str, Any], values: Mapping[str, str | Sequence[str]]) -> list[str]:
+    """The step's command, "{optional}" replaced by those options that its `listed_by` lists."""
+    command = list(step["command"])
+    if "optional" not in step:
+        return command
+    listed = run_quietly(fill(step["listed_by"], values)) or ""
+    works = [option for option in step["optional"] if option.split("=")[0] in listed]
+    at = command.index("{optional}")
+    return [*command[:at], *works, *command[at + 1 :]]
 
 
 def settle(probed: Probed, folder: Path, job_id: str, within_s: float) -> tuple[bool, str | None]:

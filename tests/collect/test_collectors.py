@@ -153,6 +153,22 @@ def test_a_failing_step_afterwards_is_told_with_its_command(tmp_path: Path) -> N
     assert "exited with 3: no disk" in problems["tool"]
 
 
+@pytest.mark.parametrize(
+    ("listed", "given"), [("  --blobs=<yes|no>", "--blobs=yes FILE"), ("  --other", "FILE")]
+)
+def test_options_that_a_version_does_not_know_are_left_out_of_a_step(
+    listed: str, given: str, tmp_path: Path
+) -> None:
+    step = {
+        "command": ["echo", "{optional}", "FILE"],
+        "stdout": "{folder}/command",
+        "optional": ["--blobs=yes"],
+        "listed_by": ["echo", listed],
+    }
+    assert after([Probed(collector=a_collector(after=(step,)))], tmp_path, tmp_path) == {}
+    assert (tmp_path / "command").read_text() == f"{given}\n"
+
+
 def settling(script: str) -> Probed:
     rules = {
         "command": ["sh", "-c", script],
