@@ -1,5 +1,6 @@
 """Real runs on two H200, kept in traces/: what the analysis must find in them."""
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -64,7 +65,45 @@ def test_the_second_stage_waits_for_the_first(pp2: Analysis) -> None:
     assert pp2.stragglers.row(0, named=True)["op"] == "send 0 to 1"
 
 
-@pytest.mark.parametrize("name", ["h200-8b-tp2", "h200-smollm2-pp2"])
+@pytest.fixture(scope="module")
+def graph() -> Analysis:
+    return analyze_run(TRACES / "h200-8b-tp1-graph")
+
+
+def test_a_captured_decode_step_keeps_the_gpu_busy(graph: Analysis) -> None:
+    decode = graph.split.filter(phase="decode").row(0, named=True)
+    assert decode["instances"] == 32
+    assert decode["compute_ns"] > 0.95 * decode["window_ns"]
+    assert decode["launch_bound_ns"] < 0.01 * decode["window_ns"]
+
+
+def test_every_kernel_of_the_captured_step_has_a_class(graph: Analysis) -> None:
+    assert "unknown" not in set(graph.activities["class"])
+
+
+def test_eager_and_captured_steps_choose_the_same_tokens() -> None:
+    """Random weights in bf16: the first tokens agree, and so do two stages with one."""
+    names = ("tp1-eager", "tp1-graph", "pp2-m2-graph", "pp2-m2-sockets")
+    first = [
+        json.loads((TRACES / f"h200-8b-{name}" / "outputs.jsonl").read_text().splitlines()[0])
+        for name in names
+    ]
+    shortest = min(len(record["token_ids"]) for record in first)
+    assert shortest == 9
+    assert len({tuple(record["token_ids"][:shortest]) for record in first}) == 1
+
+
+RECORDED = (
+    "h200-8b-tp2",
+    "h200-smollm2-pp2",
+    "h200-8b-tp1-eager",
+    "h200-8b-tp1-graph",
+    "h200-8b-pp2-m2-graph",
+    "h200-8b-pp2-m2-sockets",
+)
+
+
+@pytest.mark.parametrize("name", RECORDED)
 def test_a_replay_with_nothing_changed_gives_the_step_back(name: str) -> None:
     analysis = analyze_run(TRACES / name)
     assert whatif(analysis, Change()).ratio == pytest.approx(1.0, abs=0.02)
