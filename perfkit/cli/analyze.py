@@ -21,6 +21,11 @@ def command(
         True,
         help="Split each phase, too. Without, nsys exports are read twice as fast: no launches.",
     ),
+    executor: str | None = typer.Option(
+        None,
+        help="Read the traces on the workers of a dask.distributed scheduler, tcp://HOST:PORT or "
+        "its scheduler file. [default: on the cores of this machine]",
+    ),
     out: Path | None = typer.Option(
         None, "--out", help="Folder for the tables. [default: RUN/tables; none for loose files]"
     ),
@@ -30,10 +35,13 @@ def command(
     TTFT, TPOT and throughput come from the timed passes; the split from the captured one.
     Writes the tables as parquet. A broken or missing file is reported, never averaged away.
     """
+    from perfkit.executors import executor_for
+    from perfkit.ingest.places import worth_a_process
     from perfkit.report.time_split_output import beside, printed
     from perfkit.timeline.analysis import analyze_paths, table_folder, write_tables
 
-    analyses = analyze_paths(paths, phases=phases)
+    workers = executor_for(executor, worth_it=worth_a_process)
+    analyses = analyze_paths(paths, phases=phases, executor=workers)
     written = None
     for analysis in analyses:
         for line in analysis.recognised:

@@ -58,6 +58,9 @@ def command(
     load: str = typer.Option(
         "safetensors", help="safetensors, or dummy for random weights without any file."
     ),
+    sharding: str = typer.Option(
+        "autotp", help="What cuts a stage between ranks: autotp (DeepSpeed), hf-tp, or none (tp 1)."
+    ),
     decode: str = typer.Option(
         "eager", help="eager, or graph: each decode step replayed as one CUDA graph."
     ),
@@ -126,6 +129,7 @@ def command(
         stop_at_eos=stop_at_eos,
         dtype=dtype,
         load=load,
+        sharding=sharding,
         decode=decode,
         prompts=prompts,
         device=device,

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from perfkit.errors import ConfigError
+from perfkit.executors import Executor, Here
 from perfkit.ingest.collected import Collected, nothing, read_collected
 from perfkit.ingest.frames import DEVICES, QUALITY, RANGES, SYNCS, finding
 from perfkit.ingest.recognise import trace_files, traces_of_rank
@@ -25,7 +26,7 @@ from perfkit.ingest.timers import (
 from perfkit.ingest.traces import Traces, read_all
 from perfkit.schema import RunFolder, open_run
 from perfkit.timeline.clocks import clocks_table
-from perfkit.timeline.communicators import with_communicators
+from perfkit.timeline.communicators import find_communicators, named
 from perfkit.timeline.findings import (
     listed,
     measure_findings,
@@ -35,13 +36,16 @@ from perfkit.timeline.findings import (
     trace_findings,
     unknown_findings,
 )
+from perfkit.timeline.looks import activities as activities_of
+from perfkit.timeline.looks import look, prepare, write_activities
+from perfkit.timeline.looks import split as split_of
 from perfkit.timeline.matching import match_collectives
-from perfkit.timeline.operations import collectives_table, families_table, operations_table
-from perfkit.timeline.parts import device_parts, together
+from perfkit.timeline.operations import FAMILIES, OPERATIONS, collectives_table
+from perfkit.timeline.parts import together
 from perfkit.timeline.peers import layout_of
-from perfkit.timeline.split import split_table
+from perfkit.timeline.split import SPLIT
 from perfkit.timeline.waits import stragglers_table, waits_table
-from perfkit.timeline.windows import WHOLE, inside_whole
+from perfkit.timeline.windows import WHOLE
 
 PROGRAM = "program"
 COLLECTED = tuple(Collected.__dataclass_fields__)
@@ -63,6 +67,21 @@ TABLES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Activities that stay with the workers of an executor."""
+
+    executor: Executor
+    by_rank: dict[int, tuple[Any, ...]]
+
+    def write(self, folder: Path) -> None:
+        """folder/RANK.parquet, written by the workers: on a file system that they share."""
+        rows = [
+            (*row, folder.resolve() / f"{rank:04d}.parquet") for rank, row in self.by_rank.items()
+        ]
+        self.executor.fetch(write_activities, rows)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
     """Everything known about one run. Frames are declared where they are made."""
@@ -78,7 +97,9 @@ class Analysis:
     summary: pl.DataFrame
     """perfkit.ingest.timers.SUMMARY: one row a measure"""
     activities: pl.DataFrame
-    """perfkit.ingest.frames.ACTIVITIES"""
+    """perfkit.ingest.frames.ACTIVITIES; empty when they are elsewhere"""
+    elsewhere: "Elsewhere | None"
+    """activities that were read on other machines and stay there"""
     ranges: pl.DataFrame
     """perfkit.ingest.frames.RANGES"""
     syncs: pl.DataFrame
@@ -122,18 +143,21 @@ class Analysis:
         return list(dict.fromkeys([*self.run.get("warnings", []), *texts]))
 
 
-def analyze_paths(paths: Sequence[Path], *, phases: bool = True) -> list[Analysis]:
+def analyze_paths(
+    paths: Sequence[Path], *, phases: bool = True, executor: Executor | None = None
+) -> list[Analysis]:
     """One analysis for each run folder, and one for all loose trace files together.
 
     Without `phases`, those of nsys exports are not read.
     """
+    executor = executor or Here()
     runs = [path for path in paths if RunFolder(path).run_json.is_file()]
     loose = [path for path in paths if path not in runs]
-    found = [analyze_run(path, phases=phases) for path in runs]
-    return found + ([analyze_traces(loose, phases=phases)] if loose else [])
+    found = [analyze_run(path, phases=phases, executor=executor) for path in runs]
+    return found + ([analyze_traces(loose, phases=phases, executor=executor)] if loose else [])
 
 
-def analyze_run(path: Path, *, phases: bool = True) -> Analysis:
+def analyze_run(path: Path, *, phases: bool = True, executor: Executor | None = None) -> Analysis:
     """Analyse a run folder as far as its files allow; ConfigError only when it is none."""
     folder, run = open_run(path)
     ranks = _ranks(folder, run)
@@ -145,7 +169,8 @@ def analyze_run(path: Path, *, phases: bool = True) -> Analysis:
         findings.append(finding("missing-timers", text, count=len(missing_timers)))
     files = {rank: traces_of_rank(folder.rank(rank)) for rank in ranks}
     places = [(found, rank) for rank, found in files.items()]
-    read = read_all(places, path, alone=len(ranks) == 1, phases=phases)
+    executor = executor or Here()
+    read = read_all(places, executor, path, alone=len(ranks) == 1, phases=phases)
     ranks = tuple(sorted({*ranks, *read.by_rank}))
     missing = tuple(rank for rank in ranks if rank not in read.by_rank)
     findings += read.findings + trace_findings(ranks, missing, any(files.values()), engine)
@@ -155,17 +180,30 @@ def analyze_run(path: Path, *, phases: bool = True) -> Analysis:
     offset_s = run.get("hardware", {}).get("utc_offset_s")
     collected = read_collected(folder, ranks, offset_s, findings)
     return _assemble(
-        path, run, read, findings, timers, measures, collected, ranks, missing, missing_timers
+        path,
+        run,
+        read,
+        executor,
+        findings,
+        timers,
+        measures,
+        collected,
+        ranks,
+        missing,
+        missing_timers,
     )
 
 
-def analyze_traces(paths: Sequence[Path], *, phases: bool = True) -> Analysis:
+def analyze_traces(
+    paths: Sequence[Path], *, phases: bool = True, executor: Executor | None = None
+) -> Analysis:
     """Analyse loose traces of any kind or folders of them; ConfigError when none can be used."""
     files = [file for path in paths for file in trace_files(path)]
-    read = read_all([([file], None) for file in files], phases=phases)
+    executor = executor or Here()
+    read = read_all([([file], None) for file in files], executor, phases=phases)
     if not read.by_rank:
         raise ConfigError("\n".join(str(row["text"]) for row in read.findings))
-    world = max((trace.world_size or 0 for trace in read.in_order), default=0)
+    world = max((member.head.world_size or 0 for member in read.in_order), default=0)
     ranks = tuple(sorted({*read.by_rank, *range(world)}))
     missing = tuple(rank for rank in ranks if rank not in read.by_rank)
     findings = read.findings
@@ -177,6 +215,7 @@ def analyze_traces(paths: Sequence[Path], *, phases: bool = True) -> Analysis:
         files[0],
         {},
         read,
+        executor,
         findings,
         timers,
         measure_passes(timers, 0),
@@ -199,6 +238,9 @@ def write_tables(analysis: Analysis, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in TABLES:
+            if name == "activities" and analysis.elsewhere:
+                analysis.elsewhere.write(folder / name)
+                continue
             getattr(analysis, name).write_parquet(folder / f"{name}.parquet")
         for name in COLLECTED:
             getattr(analysis.collected, name).write_parquet(folder / f"{name}.parquet")
@@ -214,6 +256,7 @@ def _assemble(
     source: Path,
     run: dict[str, Any],
     read: Traces,
+    executor: Executor,
     findings: list[dict[str, Any]],
     timers: pl.DataFrame,
     measures: pl.DataFrame,
@@ -222,34 +265,38 @@ def _assemble(
     missing_traces: tuple[int, ...],
     missing_timers: Sequence[int],
 ) -> Analysis:
-    traces = read.in_order
-    ranges = pl.concat([pl.DataFrame(schema=RANGES), *(trace.ranges for trace in traces)])
-    syncs = pl.concat([pl.DataFrame(schema=SYNCS), *(trace.syncs for trace in traces)])
-    devices = pl.concat([pl.DataFrame(schema=DEVICES), *(trace.devices for trace in traces)])
-    parts, told = with_communicators(device_parts(traces, ranges, layout_of(run)))
-    inside = [inside_whole(part, ranges) for part in parts]
+    members, layout = read.in_order, layout_of(run)
+    kept = executor.keep(prepare, [(m.place, m.index, m.rank, layout) for m in members])
+    looks = executor.fetch(look, [(prepared,) for prepared in kept])
+    names, told = find_communicators(together([mine.collectives for mine in looks]))
+    collectives = named(together([mine.collectives for mine in looks]), names)
     hosts = read.clocks(hosts_of(run, sorted(read.by_rank)))
-    matched, unmatched = match_collectives(together(inside), sorted(read.by_rank))
+    matched, unmatched = match_collectives(collectives, sorted(read.by_rank))
     clocks = clocks_table(matched, hosts)
     waits = waits_table(matched, clocks, hosts)
     findings += [*told, *unmatched]
-    split = pl.concat(split_table(part, ranges, waits, syncs) for part in parts)
-    operations = pl.concat(map(operations_table, inside))
+    own = [(prepared, waits.filter(rank=m.rank)) for prepared, m in zip(kept, members, strict=True)]
+    split = _stacked(SPLIT, executor.fetch(split_of, own))
+    operations = _stacked(OPERATIONS, [mine.operations for mine in looks])
     findings += unknown_findings(split.filter(pl.col("phase") == WHOLE), operations)
+    rows = [(prepared, names) for prepared in kept]
+    here = executor.fetch(activities_of, rows) if executor.here else []
+    held = {m.rank: row for m, row in zip(members, rows, strict=True)}
     return Analysis(
         source=source,
         run=run,
         timers=timers,
         measures=measures,
         summary=summarise(measures),
-        activities=together(parts),
-        ranges=ranges,
-        syncs=syncs,
-        devices=devices,
+        activities=together(here),
+        elsewhere=None if executor.here else Elsewhere(executor, held),
+        ranges=_stacked(RANGES, [mine.ranges for mine in looks]),
+        syncs=_stacked(SYNCS, [mine.syncs for mine in looks]),
+        devices=_stacked(DEVICES, [mine.devices for mine in looks]),
         split=split,
         operations=operations,
-        families=pl.concat(map(families_table, inside)),
-        collectives=collectives_table(together(inside), waits),
+        families=_stacked(FAMILIES, [mine.families for mine in looks]),
+        collectives=collectives_table(collectives, waits),
         waits=waits,
         stragglers=stragglers_table(waits),
         clocks=clocks,
@@ -262,6 +309,10 @@ def _assemble(
         clock_of=hosts,
         recognised=read.recognised,
     )
+
+
+def _stacked(schema: pl.Schema, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat([pl.DataFrame(schema=schema), *frames])
 
 
 def hosts_of(run: dict[str, Any], ranks: Sequence[int]) -> dict[int, str]:

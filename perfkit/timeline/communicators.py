@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from perfkit.ingest.frames import finding
+from perfkit.ingest.rank_words import listed
 from perfkit.timeline.matching import ROOTED
 
 # In these nobody can leave before all have come; in a rooted one (a broadcast, say) the source can.
@@ -55,44 +56,61 @@ class Stream:
         return overlap and bool(median <= SPREAD_P50_NS and high <= SPREAD_P95_NS)
 
 
-def with_communicators(
-    parts: Sequence[pl.DataFrame],
-) -> tuple[list[pl.DataFrame], list[dict[str, Any]]]:
-    """The frames (ACTIVITIES, one a device) with the communicators that can be told, and how."""
-    sized, sizes_told = _with_sizes(parts)
-    streams = {place: stream for part in sized for place, stream in _unnamed(part).items()}
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What was found out: the size of communicators that had a name, and the names of others."""
+
+    sizes: Mapping[str, int]
+    places: Mapping[Place, tuple[str, int]]
+
+
+def find_communicators(collectives: pl.DataFrame) -> tuple[Names, list[dict[str, Any]]]:
+    """What can be told of the communicators of these collectives (ACTIVITIES), and how."""
+    sizes, sizes_told = _sizes(collectives)
+    streams = _unnamed(collectives)
     found = _ending_together(streams)
-    if not found:
-        return sized, sizes_told
-    names = {place: (f"by ends {i}", len(mine)) for i, mine in enumerate(found) for place in mine}
-    named = [_named(part, names) for part in sized]
-    return named, [*sizes_told, _told(streams, found)]
+    places = {place: (f"by ends {i}", len(mine)) for i, mine in enumerate(found) for place in mine}
+    told = [*sizes_told, _told(streams, found)] if found else sizes_told
+    return Names(sizes, places), told
 
 
-def _with_sizes(
-    parts: Sequence[pl.DataFrame],
-) -> tuple[list[pl.DataFrame], list[dict[str, Any]]]:
+def named(rows: pl.DataFrame, names: Names) -> pl.DataFrame:
+    """The same rows (ACTIVITIES) with what was found out."""
+    if not names.sizes and not names.places:
+        return rows
+    unknown = pl.col("op").is_not_null() & pl.col("group").is_null()
+    group = pl.col("group")
+    num_ranks = pl.coalesce(
+        "num_ranks", group.replace_strict(names.sizes, default=None, return_dtype=pl.Int32)
+    )
+    for (rank, device, stream), (name, count) in names.places.items():
+        place = (pl.col("rank") == rank) & (pl.col("device") == device)
+        here = unknown & place & (pl.col("stream") == stream)
+        group = pl.when(here).then(pl.lit(name)).otherwise(group)
+        num_ranks = pl.when(here).then(pl.lit(count, pl.Int32)).otherwise(num_ranks)
+    return rows.with_columns(group=group, num_ranks=num_ranks)
+
+
+def _sizes(collectives: pl.DataFrame) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """num_ranks of communicators that have a name only: the ranks that name it."""
     nameless = pl.col("group").is_not_null() & pl.col("num_ranks").is_null()
-    rows = [part.filter(nameless).select("rank", "group") for part in parts]
-    ranks = pl.concat(rows).group_by("group").agg(pl.col("rank").unique().sort())
+    rows = collectives.filter(nameless).select("rank", "group")
+    ranks = rows.group_by("group").agg(pl.col("rank").unique().sort())
     ranks = ranks.filter(pl.col("rank").list.len() > 1).sort("group")
     if ranks.is_empty():
-        return list(parts), []
+        return {}, []
     sizes = {group: len(mine) for group, mine in ranks.iter_rows()}
-    size = pl.col("group").replace_strict(sizes, default=None, return_dtype=pl.Int32)
-    sized = [part.with_columns(num_ranks=pl.coalesce("num_ranks", size)) for part in parts]
-    told = "; ".join(f"{group} ranks {_listed(mine)}" for group, mine in ranks.iter_rows())
+    told = "; ".join(f"{group}: {listed(mine)}" for group, mine in ranks.iter_rows())
     text = (
         "the traces name communicators and not their size (set up before the recording): the ranks "
         f"that name one are taken for all of it: {told}"
     )
-    return sized, [finding("sizes-seen", text, count=len(sizes), severity="info")]
+    return sizes, [finding("sizes-seen", text, count=len(sizes), severity="info")]
 
 
-def _unnamed(part: pl.DataFrame) -> dict[Place, Stream]:
+def _unnamed(collectives: pl.DataFrame) -> dict[Place, Stream]:
     """The streams of collectives without a name, with enough of them that end together."""
-    rows = part.filter(
+    rows = collectives.filter(
         pl.col("kind") == "kernel", pl.col("op").is_not_null(), pl.col("group").is_null()
     )
     streams = {
@@ -130,27 +148,12 @@ def _ending_together(streams: Mapping[Place, Stream]) -> list[list[Place]]:
     ]
 
 
-def _named(part: pl.DataFrame, names: Mapping[Place, tuple[str, int]]) -> pl.DataFrame:
-    unknown = pl.col("op").is_not_null() & pl.col("group").is_null()
-    group, num_ranks = pl.col("group"), pl.col("num_ranks")
-    for (rank, device, stream), (name, count) in names.items():
-        place = (pl.col("rank") == rank) & (pl.col("device") == device)
-        here = unknown & place & (pl.col("stream") == stream)
-        group = pl.when(here).then(pl.lit(name)).otherwise(group)
-        num_ranks = pl.when(here).then(pl.lit(count, pl.Int32)).otherwise(num_ranks)
-    return part.with_columns(group=group, num_ranks=num_ranks)
-
-
 def _told(streams: Mapping[Place, Stream], found: Sequence[Sequence[Place]]) -> dict[str, Any]:
     count = sum(len(streams[place].ops) for mine in found for place in mine)
-    groups = "; ".join(_listed([rank for rank, _device, _stream in mine]) for mine in found)
+    groups = "; ".join(listed([rank for rank, _device, _stream in mine]) for mine in found)
     text = (
         f"the communicators of {count} NCCL kernels are not in the traces (export them with "
-        f"--include-blobs=true): by when they end they are those of ranks {groups}. Ranks "
+        f"--include-blobs=true): by when they end they are those of {groups}. Ranks "
         "without a trace are not counted"
     )
     return finding("groups-by-ends", text, count=count, severity="info")
-
-
-def _listed(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks))

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from perfkit.ingest.frames import finding
-from perfkit.ingest.trace import Trace
+from perfkit.ingest.traces import Member
 from perfkit.schema import RunFolder
 
 Findings = list[dict[str, Any]]
@@ -58,9 +58,9 @@ def trace_findings(
     return [finding("missing-trace", text, count=len(missing))]
 
 
-def phase_findings(traces: Sequence[Trace]) -> Findings:
+def phase_findings(members: Sequence[Member]) -> Findings:
     """Traces of perfkit's engine in which none of its phases is marked, as it always does."""
-    without = [trace.rank for trace in traces if trace.ranges.is_empty()]
+    without = [member.rank for member in members if not member.head.any_ranges]
     if not without:
         return []
     text = (

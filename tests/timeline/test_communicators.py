@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from perfkit.ingest.frames import ACTIVITIES
-from perfkit.timeline.communicators import with_communicators
+from perfkit.timeline.communicators import find_communicators, named
 
 US = 1000
 EIGHT = tuple(range(0, 8000 * US, 1000 * US))
@@ -35,9 +35,10 @@ def some(
 
 def groups(*rows: list[dict[str, Any]]) -> list[set[tuple[str | None, int | None]]]:
     """(group, ranks) of the collectives of each rank."""
-    parts = [pl.DataFrame(mine, schema=ACTIVITIES) for mine in rows]
-    named, _told = with_communicators(parts)
-    return [set(part.select("group", "num_ranks").rows()) for part in named]
+    activities = pl.DataFrame([row for mine in rows for row in mine], schema=ACTIVITIES)
+    names, _told = find_communicators(activities)
+    found = named(activities, names).partition_by("rank", maintain_order=True)
+    return [set(part.select("group", "num_ranks").rows()) for part in found]
 
 
 def test_kernels_that_end_together_each_time_are_of_one_communicator() -> None:
@@ -94,6 +95,7 @@ def test_other_counts_other_operations_and_too_few_are_not_matched() -> None:
 def test_a_named_communicator_without_a_size_has_the_ranks_that_name_it() -> None:
     rows = [some(0, group="ab"), some(1, group="ab"), some(2, group="cd")]
     assert groups(*rows) == [{("ab", 2)}, {("ab", 2)}, {("cd", None)}]
-    _parts, told = with_communicators([pl.DataFrame(mine, schema=ACTIVITIES) for mine in rows])
+    together = pl.DataFrame([row for mine in rows for row in mine], schema=ACTIVITIES)
+    _names, told = find_communicators(together)
     assert [row["code"] for row in told] == ["sizes-seen"]
-    assert "ab ranks 0, 1" in told[0]["text"]
+    assert "ab: ranks 0, 1" in told[0]["text"]
