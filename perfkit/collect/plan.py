@@ -15,7 +15,7 @@ from perfkit.collect.collectors import AUTO, AUTO_OF_PROGRAMS, Collector, choose
 from perfkit.collect.containers import gpu_hint
 from perfkit.collect.facts import gpu_facts, host_facts
 from perfkit.collect.launch import Place, find_place, num_tasks
-from perfkit.collect.settings import DECODES, DTYPES, LOADS, RunSettings
+from perfkit.collect.settings import DECODES, DTYPES, LOADS, SHARDINGS, RunSettings
 from perfkit.collect.tasks import EngineTask, ProgramTask, Task
 from perfkit.collect.wrapping import parse_ranks
 from perfkit.engine.checkpoint import check_shapes, read_checkpoint
@@ -63,7 +63,8 @@ def plan_run(
     **rest: Any,
 ) -> RunPlan:
     """Resolve and check what the user asked for; ConfigError says what to change."""
-    check_packages(tp)
+    check_sharding(rest["sharding"], tp)
+    check_packages(tp, rest["sharding"])
     device, dtype = resolve_device(device, dtype)
     one_of("--load", load, LOADS)
     one_of("--decode", rest["decode"], DECODES)
@@ -172,9 +173,18 @@ def plan_calibration(
     return RunPlan(EngineTask(settings, {}, "calibration"), place, folder, True, tuple(command))
 
 
-def check_packages(tp: int) -> None:
+def check_sharding(sharding: str, tp: int) -> None:
+    one_of("--sharding", sharding, SHARDINGS)
+    if sharding == "none" and tp > 1:
+        raise ConfigError(
+            f"--sharding none with --tp {tp}: nothing would be divided. Use --tp 1, or autotp."
+        )
+
+
+def check_packages(tp: int, sharding: str = "autotp") -> None:
     """ToolMissing, before anything is written, when the engine cannot be imported here."""
-    needed = ["torch", "transformers", "safetensors", *(["deepspeed"] if tp > 1 else [])]
+    deepspeed = ["deepspeed"] if tp > 1 and sharding == "autotp" else []
+    needed = ["torch", "transformers", "safetensors", *deepspeed]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise ToolMissing(

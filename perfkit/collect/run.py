@@ -336,4 +336,5 @@ def engine_facts(folder: RunFolder, rank: int) -> dict[str, Any]:
     if not path.is_file():
         return {}
     content = read_json(path)
-    return {key: content[key] for key in ("host", "device", "layers") if key in content}
+    kept = ("host", "device", "layers", "decode", "experts", "memory")
+    return {key: content[key] for key in kept if content.get(key) is not None}

@@ -7,6 +7,7 @@ from typing import Any
 DTYPES = ("float32", "bfloat16", "float16")
 LOADS = ("safetensors", "dummy")
 DECODES = ("eager", "graph")
+SHARDINGS = ("autotp", "hf-tp", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class RunSettings:
     stop_at_eos: bool = False
     dtype: str = "float32"
     load: str = "safetensors"
+    sharding: str = "autotp"
+    """What cuts a stage between tensor-parallel ranks: DeepSpeed AutoTP, or a reference for it."""
     decode: str = "eager"
     """graph replays each decode step as one CUDA graph."""
     prompts: str | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perfkit.engine.disk_names import on_disk
 from perfkit.errors import ConfigError
 
 SINGLE = "model.safetensors"
@@ -71,6 +72,9 @@ def read_header(file: Path) -> dict[str, Mapping[str, Any]]:
                 raise ValueError("it does not start with a safetensors header")
             header: dict[str, Mapping[str, Any]] = json.loads(stream.read(length))
         header.pop("__metadata__", None)
+        for entry in header.values():
+            if len(entry["data_offsets"]) != 2 or {"shape", "dtype"} - entry.keys():
+                raise ValueError("its header is not one of safetensors")
         ends = [int(entry["data_offsets"][1]) for entry in header.values()]
         expected = 8 + length + max(ends, default=0)
         found = file.stat().st_size
@@ -89,7 +93,8 @@ def check_shapes(
     folder: Path,
 ) -> None:
     """ConfigError when a tensor that config.json implies is absent or has another shape."""
-    for name, shape in expected:
+    whole = [shaped for entry in expected for shaped in on_disk(*entry, stored)]
+    for name, shape in whole:
         if name not in stored:
             raise ConfigError(
                 f"{folder} has no tensor {name}, which its config.json implies. "

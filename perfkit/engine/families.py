@@ -19,6 +19,8 @@ class Family:
     """Module that holds embedding, layers and final norm."""
     norm: str
     learned_positions: bool = False
+    attention: str = "sdpa"
+    """Hugging Face's name of the attention function."""
 
     @property
     def layers_prefix(self) -> str:
@@ -36,6 +38,10 @@ FAMILIES = {
     "qwen2": LLAMA_LIKE,
     "qwen3": LLAMA_LIKE,
     "opt": Family(decoder="model.decoder", norm="final_layer_norm", learned_positions=True),
+    "mixtral": LLAMA_LIKE,
+    "qwen3_moe": LLAMA_LIKE,
+    # Attention sinks are in no fused kernel that torch has.
+    "gpt_oss": Family(decoder="model", norm="norm", attention="eager"),
 }
 
 

@@ -4,8 +4,9 @@ Only this rank's bytes reach private memory: safetensors hands out views of the 
 slice is copied from there straight to the device.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from perfkit.engine.checkpoint import StoredTensor, read_checkpoint
-from perfkit.engine.parallel_linear import Slice
+from perfkit.engine.moe import divided_dims, expert_modules
+from perfkit.engine.pieces import PackedPiece, Piece, expert_pieces, plain_piece
 from perfkit.engine.sharding import slices
 from perfkit.engine.stage import Stage
 from perfkit.engine.topology import Topology
@@ -42,22 +44,34 @@ def checkpoint_name(stage: Stage, name: str) -> str:
 def load_safetensors(stage: Stage, folder: Path, on_progress: Callable[[float], None]) -> None:
     """Copy this rank's slices from the files of a model folder."""
     stored = read_checkpoint(folder)
-    parts = slices(stage.model)
-    wanted: dict[Path, list[tuple[str, nn.Parameter, Slice | None]]] = {}
+    wanted = pieces(stage, stored)
+    for piece in wanted:
+        if piece.stored not in stored:
+            raise ConfigError(
+                f"{folder} has no tensor {piece.stored}. "
+                "Copy config.json and weights from the same place.",
+            )
+    wanted.sort(key=lambda piece: stored[piece.stored].file)
+    with Files(stored) as files:
+        for number, piece in enumerate(wanted, start=1):
+            _copy(piece, files, stored[piece.stored].file)
+            on_progress(number / len(wanted))
+
+
+def pieces(stage: Stage, stored: Mapping[str, StoredTensor]) -> list[Piece | PackedPiece]:
+    """Everything to be read for this rank; a bias that another rank adds is set to zero here."""
+    parts, experts = slices(stage.model), dict(expert_modules(stage.model))
+    found: list[Piece | PackedPiece] = []
     for name, stored_name, parameter in named_parameters(stage):
-        source = stored_name if stored_name in stored else _tied(stage, stored_name)
-        file = _stored(stored, source, folder).file
-        wanted.setdefault(file, []).append((source, parameter, parts.get(name)))
-    done, total = 0, sum(len(entries) for entries in wanted.values())
-    for file, entries in sorted(wanted.items()):
-        try:
-            with safe_open(str(file), framework="pt") as tensors:
-                for source, parameter, part in entries:
-                    _copy(file, tensors.get_slice(source), source, parameter, part)
-                    done += 1
-                    on_progress(done / total)
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"{file} is damaged: {error}. Copy the file again.") from error
+        owner, _, last = name.rpartition(".")
+        if last == "down_proj_bias" and experts[owner].columns.start:
+            parameter.data.zero_()
+        elif owner in experts:
+            found.extend(expert_pieces(stored_name, experts[owner], parameter, stored))
+        else:
+            source = stored_name if stored_name in stored else _tied(stage, stored_name)
+            found.append(plain_piece(source, parameter, parts.get(name), stored))
+    return found
 
 
 def _tied(stage: Stage, name: str) -> str:
@@ -65,42 +79,56 @@ def _tied(stage: Stage, name: str) -> str:
     return stage.family.embedding if name == HEAD and stage.config.tie_word_embeddings else name
 
 
-def _stored(stored: dict[str, StoredTensor], name: str, folder: Path) -> StoredTensor:
-    if name not in stored:
-        raise ConfigError(
-            f"{folder} has no tensor {name}. Copy config.json and weights from the same place.",
-        )
-    return stored[name]
+class Files:
+    """The model's files, mapped when first needed."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self.stored = stored
+        self._open: dict[Path, Any] = {}
+        self._until_exit = contextlib.ExitStack()
+
+    def __enter__(self) -> "Files":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._until_exit.close()
+
+    def read(self, name: str, index: tuple[slice, ...]) -> torch.Tensor:
+        """A part of a stored tensor; on a CPU a view of the file until it is copied."""
+        file = self.stored[name].file
+        try:
+            if file not in self._open:
+                opened = safe_open(str(file), framework="pt")
+                self._open[file] = self._until_exit.enter_context(opened)
+            values: torch.Tensor = self._open[file].get_slice(name)[index]
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{file} is damaged: {error}. Copy the file again.") from error
+        return values
 
 
-def _copy(file: Path, view: Any, name: str, parameter: nn.Parameter, part: Slice | None) -> None:
+def _copy(piece: Piece | PackedPiece, files: Files, file: Path) -> None:
     """Read only this rank's part of the mapped tensor, straight to the parameter's device."""
-    if part is None:
-        data = view[:]
-    elif part.dim == 0:
-        data = view[part.start : part.stop]
-    else:
-        data = view[:, part.start : part.stop]
-    if data.shape != parameter.shape:
+    values = piece.values(files)
+    if values.shape != piece.target.shape:
         raise ConfigError(
-            f"tensor {name} in {file} gives {list(data.shape)} for this rank, the model needs "
-            f"{list(parameter.shape)}. Copy config.json and weights from the same place.",
+            f"tensor {piece.stored} in {file} gives {list(values.shape)} for this rank, the model "
+            f"needs {list(piece.target.shape)}. Copy config.json and weights from the same place.",
         )
     with torch.no_grad():
-        parameter.copy_(data)
+        piece.target.copy_(values)
 
 
 def fill_dummy(stage: Stage, topology: Topology, seed: int) -> None:
-    """Random weights: norms 1, biases 0, the rest uniform within +-0.02.
+    """Random weights: norms 1, biases and sinks 0, the rest uniform within +-0.02.
 
     What tensor-parallel ranks hold in common (embedding, norms) must be equal on all of them, so
     the generator starts from the tensor's name; divided tensors add the rank.
     """
-    divided = slices(stage.model)
+    divided = {*slices(stage.model), *divided_stacks(stage.model)}
     generator = torch.Generator(device=topology.device)
     with torch.no_grad():
         for name, stored_name, parameter in named_parameters(stage):
-            if name.endswith("bias"):
+            if name.endswith(("bias", "sinks")):
                 parameter.zero_()
             elif parameter.dim() == 1:
                 parameter.fill_(1.0)
@@ -108,6 +136,12 @@ def fill_dummy(stage: Stage, topology: Topology, seed: int) -> None:
                 own = topology.tp_rank if name in divided else 0
                 generator.manual_seed(_seed(f"{seed}/{stored_name}/{own}"))
                 parameter.uniform_(-DUMMY_RANGE, DUMMY_RANGE, generator=generator)
+
+
+def divided_stacks(model: nn.Module) -> Iterator[str]:
+    """Parameters of experts of which each rank has its own part."""
+    for name, module in expert_modules(model):
+        yield from (f"{name}.{parameter}" for parameter in divided_dims(module))
 
 
 def _seed(text: str) -> int:

@@ -17,6 +17,7 @@ from perfkit.engine import checks
 from perfkit.engine.decoding import EagerDecoder, GraphDecoder, make_decoder
 from perfkit.engine.loading import fill_dummy, load_safetensors
 from perfkit.engine.microbatch import MicroBatch, Stopping
+from perfkit.engine.moe import expert_facts
 from perfkit.engine.pipeline import generate
 from perfkit.engine.recorder import Phase, Recorder
 from perfkit.engine.stage import Stage, build_stage
@@ -71,6 +72,7 @@ def make_stage(rank: "Rank", topology: Topology) -> EagerDecoder | GraphDecoder:
         "device": device_name(topology.device),
         "threads": torch.get_num_threads(),
         "decode": decoder.facts,
+        "experts": expert_facts(stage.model, settings.load),
     }
     keep_memory(rank, topology, "loaded")
     return decoder

@@ -1,33 +1,45 @@
-"""Tensor parallelism of one stage: DeepSpeed AutoTP cuts it, our own thin layers run it.
+"""Tensor parallelism of one stage: a back end cuts it, our own thin layers run it.
 
 AutoTP decides which linear layers are divided, how, and between whom. Its layers then go through
 autograd functions and a communication wrapper at every call, which costs host time in a decode step
 that is host-bound; so each is replaced by a layer that holds the same parameters and does one
 matrix product and one all-reduce.
+
+The other back ends are for comparison, and for where DeepSpeed is not: `hf-tp` cuts by Hugging
+Face's own plan for the family, `none` cuts nothing, so it is refused unless tp=1.
 """
 
 import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
+from perfkit.engine.moe import prepare_experts
 from perfkit.engine.parallel_linear import ColumnLinear, HeadLinear, RowLinear, Slice
+from perfkit.engine.plan_sharding import shard_by_plan
 from perfkit.engine.topology import ModelParallelUnit, Topology
 
 
-def shard(model: nn.Module, topology: Topology, dtype: torch.dtype) -> nn.Module:
+def shard(
+    model: nn.Module, topology: Topology, dtype: torch.dtype, backend: str = "autotp"
+) -> nn.Module:
     """The model with this rank's shapes, empty on the rank's device."""
+    prepare_experts(model, topology)
     if topology.tp == 1:
         return model.to_empty(device=topology.device)
-    with _stdout_to_stderr():
-        return _auto_tp(model, topology, dtype)
+    return BACKENDS[backend](model, topology, dtype)
 
 
 def _auto_tp(model: nn.Module, topology: Topology, dtype: torch.dtype) -> nn.Module:
+    with _stdout_to_stderr():
+        return _init_inference(model, topology, dtype)
+
+
+def _init_inference(model: nn.Module, topology: Topology, dtype: torch.dtype) -> nn.Module:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -51,6 +63,12 @@ def _auto_tp(model: nn.Module, topology: Topology, dtype: torch.dtype) -> nn.Mod
     sharded: nn.Module = engine.module
     lighten(sharded, topology)
     return sharded.eval()
+
+
+BACKENDS: dict[str, Callable[[nn.Module, Topology, torch.dtype], nn.Module]] = {
+    "autotp": _auto_tp,
+    "hf-tp": lambda model, topology, _dtype: shard_by_plan(model, topology),
+}
 
 
 @contextlib.contextmanager
@@ -107,4 +125,6 @@ def slices(model: nn.Module) -> dict[str, Slice]:
             found[f"{name}.weight"] = layer.part
             if layer.bias is not None and layer.bias_divided:
                 found[f"{name}.bias"] = layer.part
+        if hasattr(layer, "sink_part"):
+            found[f"{name}.sinks"] = layer.sink_part
     return found

@@ -80,9 +80,11 @@ def build_stage(
     family = FAMILIES[config.model_type]
     dtype = DTYPES[settings.dtype]
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=family.attention
+        )
     trim(model, family, first=topology.first, last=topology.last)
-    model = shard(model.eval(), topology, dtype)
+    model = shard(model.eval(), topology, dtype, settings.sharding)
     if topology.tp == topology.pp == 1 and config.tie_word_embeddings:
         # to_empty() gives a shared parameter two storages.
         tie_head(model, family)

@@ -1,7 +1,7 @@
 """What a model is made of: the few numbers of a Hugging Face config.json that fix its size.
 
     L layers, D hidden, N query heads, K kv heads, H head size, F intermediate, V vocab,
-    b bytes per value
+    E experts, b bytes per value
 
 Standard library only: the engine imports this module inside containers.
 """
@@ -16,10 +16,7 @@ DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 FUSED_QKV = ("phi3", "gpt2", "gpt_neox", "falcon", "bloom", "gpt_bigcode", "mpt", "chatglm")
 MIXTURE_OF_EXPERTS = (
-    "mixtral",
     "qwen2_moe",
-    "qwen3_moe",
-    "gpt_oss",
     "deepseek_v2",
     "deepseek_v3",
     "llama4",
@@ -34,7 +31,7 @@ OPT_POSITION_OFFSET = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """The shape of one dense decoder. Biases are per group of linear layers."""
+    """The shape of one decoder. Biases are per group of linear layers."""
 
     id: str
     model_type: str
@@ -64,6 +61,14 @@ class ModelSpec:
     """LayerNorm instead of RMSNorm"""
     final_norm: bool = True
     sliding_window: int | None = None
+    """of every layer; None where layers differ (gpt-oss), which then count as seeing all"""
+    num_experts: int = 0
+    """0 for one MLP a layer; else `intermediate` is that of one expert"""
+    experts_per_token: int = 0
+    expert_bias: bool = False
+    """the router and the experts have biases (gpt-oss)"""
+    sinks: bool = False
+    """one learned logit per query head takes part in the softmax (gpt-oss)"""
     embed_dim: int
     """width of the embedding table; OPT-350m projects it to `hidden`"""
     num_position_rows: int = 0
@@ -160,7 +165,13 @@ class _Reader:
         }
 
 
-def _rotary(read: _Reader, *, kv_heads_default: int | None = None, **more: Any) -> ModelSpec:
+def _rotary(
+    read: _Reader,
+    *,
+    kv_heads_default: int | None = None,
+    intermediate: str = "intermediate_size",
+    **more: Any,
+) -> ModelSpec:
     """Llama and its relatives: RMSNorm, rotary positions, gated MLP."""
     fields = read.common()
     head_dim = read.integer("head_dim", fields["hidden"] // fields["num_heads"])
@@ -168,7 +179,7 @@ def _rotary(read: _Reader, *, kv_heads_default: int | None = None, **more: Any) 
         **fields,
         num_kv_heads=read.integer("num_key_value_heads", kv_heads_default),
         head_dim=head_dim,
-        intermediate=read.integer("intermediate_size"),
+        intermediate=read.integer(intermediate),
         embed_dim=fields["hidden"],
         tied=read.flag("tie_word_embeddings"),
         **more,
@@ -207,6 +218,51 @@ def _qwen3(read: _Reader) -> ModelSpec:
     )
 
 
+def _mixtral(read: _Reader) -> ModelSpec:
+    return _rotary(
+        read,
+        num_experts=read.integer("num_local_experts"),
+        experts_per_token=read.integer("num_experts_per_tok"),
+        sliding_window=read.config.get("sliding_window"),
+    )
+
+
+def _qwen3_moe(read: _Reader) -> ModelSpec:
+    """Qwen3 with experts in every layer; configurations that mix in dense layers are refused."""
+    sparse_step, dense = read.integer("decoder_sparse_step", 1), read.config.get("mlp_only_layers")
+    if sparse_step != 1 or dense:
+        raise ConfigError(
+            f"{read.model_id}: layers without experts among layers with them are not supported "
+            f"(decoder_sparse_step={sparse_step}, mlp_only_layers={dense}). Use another model.",
+        )
+    bias = read.flag("attention_bias")
+    read.integer("head_dim")
+    return _rotary(
+        read,
+        intermediate="moe_intermediate_size",
+        # transformers 5 writes num_local_experts where the published file has num_experts.
+        num_experts=read.integer("num_experts", read.config.get("num_local_experts")),
+        experts_per_token=read.integer("num_experts_per_tok"),
+        attention_bias=bias,
+        output_bias=bias,
+        qk_norm=True,
+        sliding_window=_qwen_window(read),
+    )
+
+
+def _gpt_oss(read: _Reader) -> ModelSpec:
+    bias = read.flag("attention_bias", True)
+    return _rotary(
+        read,
+        num_experts=read.integer("num_local_experts"),
+        experts_per_token=read.integer("num_experts_per_tok"),
+        expert_bias=True,
+        sinks=True,
+        attention_bias=bias,
+        output_bias=bias,
+    )
+
+
 def _qwen_window(read: _Reader) -> int | None:
     return read.config.get("sliding_window") if read.flag("use_sliding_window") else None
 
@@ -242,7 +298,11 @@ FAMILIES: dict[str, Callable[[_Reader], ModelSpec]] = {
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "opt": _opt,
+    "mixtral": _mixtral,
+    "qwen3_moe": _qwen3_moe,
+    "gpt_oss": _gpt_oss,
 }
+WITH_EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
 
 
 def _refuse_unsupported(config: Mapping[str, Any], model_type: str, model_id: str) -> None:
@@ -254,12 +314,14 @@ def _refuse_unsupported(config: Mapping[str, Any], model_type: str, model_id: st
 def _why_unsupported(config: Mapping[str, Any], model_type: str) -> str | None:
     if config.get("model_type") is None:
         return "model_type is missing in its config.json"
-    if model_type in MIXTURE_OF_EXPERTS or any(config.get(key) for key in EXPERT_KEYS):
-        return f"model_type {model_type!r}: mixture of experts not supported yet"
+    has_experts = model_type in MIXTURE_OF_EXPERTS or any(config.get(key) for key in EXPERT_KEYS)
+    if has_experts and model_type not in WITH_EXPERTS:
+        return f"model_type {model_type!r}: this mixture of experts is not supported"
     if model_type in FUSED_QKV:
         return f"model_type {model_type!r} fuses q, k and v in one matrix, not supported"
     if model_type not in FAMILIES:
         return f"model_type {model_type!r} is not supported"
-    if config.get("quantization_config"):
-        return "quantization_config is set: quantised weights are not supported yet"
+    quantised = config.get("quantization_config")
+    if quantised and (model_type != "gpt_oss" or quantised.get("quant_method") != "mxfp4"):
+        return "quantization_config is set: of quantised weights only gpt-oss's MXFP4 are supported"
     return None

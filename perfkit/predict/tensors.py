@@ -1,9 +1,10 @@
 """The exact tensors of a checkpoint, and the part of each that one rank holds.
 
-    L layers, D hidden, N query heads, K kv heads, H head size, F intermediate, V vocab
+    L layers, D hidden, N query heads, K kv heads, H head size, F intermediate, V vocab, E experts
 
 Shards follow DeepSpeed AutoTP 0.19 (deepspeed/module_inject/tp_shard.py, layers.py); the engine
-compares them with what it really holds at every start. Standard library only.
+compares them with what it really holds at every start. AutoTP leaves experts whole; the engine
+cuts every expert along F. Standard library only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +19,22 @@ MLP_GRAIN = 64
 
 SHARDINGS = ("deepspeed", "none")
 
+DIMENSIONS = {"column": 0, "row": 1, "head": 1, "expert_1": 1, "expert_2": 2}
+HEAD_ROLES = ("qkv", "o", "sinks")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """One tensor under its Hugging Face name."""
+    """One tensor under its name in the Hugging Face class (files may hold experts one by one)."""
 
     name: str
     shape: tuple[int, ...]
     role: str
-    """embed, position, project, norm, qk_norm, qkv, o, gate_up, down, head"""
+    """embed, position, project, norm, qk_norm, qkv, o, sinks, gate_up, down, router, experts,
+    head"""
     shard: str = "replicated"
-    """column (dim 0), row (dim 1), replicated, head (dim 1 of the output head)"""
+    """column (dim 0), row (dim 1), replicated, head (dim 1 of the output head), expert_1 and
+    expert_2 (that dimension of a stack of experts, in equal parts)"""
     layer: int | None = None
 
     @property
@@ -143,6 +149,8 @@ def check_layout(
         raise ConfigError(f"tp={tp} needs sharding 'deepspeed'; without sharding use tp=1.")
     if tp > spec.num_kv_heads:
         raise ConfigError(_too_many_shards(spec, tp))
+    if spec.num_experts and spec.intermediate % tp:
+        raise ConfigError(_uneven_experts(spec, tp))
     stage_layers(spec.num_layers, pp, split)
     if num_ranks is not None and tp * pp != num_ranks:
         raise ConfigError(
@@ -153,7 +161,8 @@ def check_layout(
 
 def usable_degrees(spec: ModelSpec) -> list[int]:
     """Tensor-parallel degrees that give every rank the same number of kv heads."""
-    return [n for n in range(1, spec.num_kv_heads + 1) if spec.num_kv_heads % n == 0]
+    even = [n for n in range(1, spec.num_kv_heads + 1) if spec.num_kv_heads % n == 0]
+    return [n for n in even if not spec.num_experts or spec.intermediate % n == 0]
 
 
 def layout_note(spec: ModelSpec, tp: int) -> str | None:
@@ -172,6 +181,14 @@ def _too_many_shards(spec: ModelSpec, tp: int) -> str:
     )
 
 
+def _uneven_experts(spec: ModelSpec, tp: int) -> str:
+    degrees = ", ".join(map(str, usable_degrees(spec)))
+    return (
+        f"tp={tp} does not divide the intermediate size {spec.intermediate} of the experts of "
+        f"{spec.id}: every rank holds an equal part of each expert. Use tp {degrees}."
+    )
+
+
 def _layouts(spec: ModelSpec, num_ranks: int) -> str:
     degrees = [n for n in usable_degrees(spec) if num_ranks % n == 0]
     return " or ".join(f"tp={n} pp={num_ranks // n}" for n in degrees)
@@ -185,11 +202,14 @@ def _shard(tensor: TensorSpec, spec: ModelSpec, tp: int, tp_rank: int) -> Tensor
     """The local part of one tensor. Column biases are cut with their rows, row biases kept."""
     if tp == 1 or tensor.shard == "replicated":
         return tensor
-    dimension = 0 if tensor.shard == "column" else 1
-    by_heads = tensor.role in ("qkv", "o") or not (spec.gated_mlp or tensor.role == "head")
+    dimension = DIMENSIONS[tensor.shard]
+    by_heads = tensor.role in HEAD_ROLES or not (spec.gated_mlp or tensor.role == "head")
     heads = spec.num_kv_heads if by_heads else None
     shape = list(tensor.shape)
-    shape[dimension] = shard_sizes(shape[dimension], tp, num_kv_heads=heads)[tp_rank]
+    if tensor.role == "experts":
+        shape[dimension] //= tp
+    else:
+        shape[dimension] = shard_sizes(shape[dimension], tp, num_kv_heads=heads)[tp_rank]
     return replace(tensor, shape=tuple(shape))
 
 
@@ -224,25 +244,55 @@ def _last(spec: ModelSpec, *, with_head: bool) -> tuple[TensorSpec, ...]:
 
 def _layer(spec: ModelSpec, layer: int) -> Iterator[TensorSpec]:
     """One decoder layer; OPT names its parts differently."""
-    d, q, kv, f = spec.hidden, spec.query_width, spec.kv_width, spec.intermediate
+    d, q, kv = spec.hidden, spec.query_width, spec.kv_width
     gated = spec.gated_mlp
     at = f"{_root(spec)}.layers.{layer}"
-    qkv_bias, mlp_bias = spec.attention_bias, spec.mlp_bias
+    qkv_bias = spec.attention_bias
     out = "o_proj" if gated else "out_proj"
     for name, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
         yield from _linear(f"{at}.self_attn.{name}", (rows, d), "qkv", "column", layer, qkv_bias)
     yield from _linear(f"{at}.self_attn.{out}", (d, q), "o", "row", layer, spec.output_bias)
-    for name in ("mlp.gate_proj", "mlp.up_proj") if gated else ("fc1",):
-        yield from _linear(f"{at}.{name}", (f, d), "gate_up", "column", layer, mlp_bias)
-    down = "mlp.down_proj" if gated else "fc2"
-    yield from _linear(f"{at}.{down}", (d, f), "down", "row", layer, mlp_bias)
+    if spec.sinks:
+        name = f"{at}.self_attn.sinks"
+        shape = (spec.num_heads,)
+        yield TensorSpec(name=name, shape=shape, role="sinks", shard="column", layer=layer)
+    yield from (_experts if spec.num_experts else _mlp)(spec, at, layer)
     for name in ("q_norm", "k_norm") if spec.qk_norm else ():
-        shape = (spec.head_dim,)
         name = f"{at}.self_attn.{name}.weight"
-        yield TensorSpec(name=name, shape=shape, role="qk_norm", layer=layer)
+        yield TensorSpec(name=name, shape=(spec.head_dim,), role="qk_norm", layer=layer)
     llama_norms = ("input_layernorm", "post_attention_layernorm")
     for name in llama_norms if gated else ("self_attn_layer_norm", "final_layer_norm"):
         yield from _norm(spec, f"{at}.{name}", layer)
+
+
+def _mlp(spec: ModelSpec, at: str, layer: int) -> Iterator[TensorSpec]:
+    d, f, bias = spec.hidden, spec.intermediate, spec.mlp_bias
+    for name in ("mlp.gate_proj", "mlp.up_proj") if spec.gated_mlp else ("fc1",):
+        yield from _linear(f"{at}.{name}", (f, d), "gate_up", "column", layer, bias)
+    down = "mlp.down_proj" if spec.gated_mlp else "fc2"
+    yield from _linear(f"{at}.{down}", (d, f), "down", "row", layer, bias)
+
+
+def _experts(spec: ModelSpec, at: str, layer: int) -> Iterator[TensorSpec]:
+    """A router [E, D], and every expert in two stacks: [E, out, in], in gpt-oss [E, in, out].
+
+    The bias of the down projection is as large on every rank, and zero on all but the first.
+    """
+    d, f, e = spec.hidden, spec.intermediate, spec.num_experts
+    gpt_oss = spec.model_type == "gpt_oss"
+    router = f"{at}.mlp.{'router' if gpt_oss else 'gate'}"
+    yield from _linear(router, (e, d), "router", "replicated", layer, spec.expert_bias)
+    stacks = {
+        "gate_up_proj": ((e, d, 2 * f), "expert_2") if gpt_oss else ((e, 2 * f, d), "expert_1"),
+        "down_proj": ((e, f, d), "expert_1") if gpt_oss else ((e, d, f), "expert_2"),
+    }
+    biases = {
+        "gate_up_proj_bias": ((e, 2 * f), "expert_1"),
+        "down_proj_bias": ((e, d), "replicated"),
+    }
+    for name, (shape, shard) in {**stacks, **(biases if spec.expert_bias else {})}.items():
+        name = f"{at}.mlp.experts.{name}"
+        yield TensorSpec(name=name, shape=shape, role="experts", shard=shard, layer=layer)
 
 
 def _linear(

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
+from perfkit.errors import ConfigError
 from perfkit.predict.spec import ModelSpec
 from perfkit.predict.tensors import TensorSpec, kv_heads_of_rank, local_tensors, stage_layers
 
@@ -90,6 +91,11 @@ class PassWork:
 
 def pass_work(spec: ModelSpec, shard: Shard, step: Pass) -> PassWork:
     """Kernels, dispatches and collectives of one rank in one pass."""
+    if spec.num_experts:
+        raise ConfigError(
+            f"{spec.id} has {spec.num_experts} experts a layer: its memory is predicted, its time "
+            "is not. Measure it with `perfkit run`.",
+        )
     layers = len(stage_layers(spec.num_layers, shard.pp, shard.split)[shard.pp_rank])
     kernels = (
         *(_gemm(g, step) for g in _gemms(spec, shard)),

@@ -27,6 +27,15 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 4.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 64,
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama-untied": {"model_type": "llama", "tie_word_embeddings": False},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
@@ -42,6 +51,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": None,
         "tie_word_embeddings": True,
     },
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 6, "num_experts_per_tok": 2},
+    "qwen3-moe": {
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 48,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+    },
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 2,
+        "sliding_window": 6,
+        "rope_parameters": YARN,
+    },
 }
 
 
@@ -55,8 +82,8 @@ def save_tiny(variant: str, folder: Path) -> Path:
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     model = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 or name.endswith(("bias", "sinks")):
                 parameter.normal_(0, 0.2)
     target = folder / variant
     model.save_pretrained(target)

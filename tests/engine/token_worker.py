@@ -38,6 +38,7 @@ def run_case(case: dict[str, Any], topology: Topology, recorder: Recorder) -> li
         pp=topology.pp,
         split=split,
         new_tokens=case["new_tokens"],
+        sharding=case.get("sharding", "autotp"),
     )
     spec = spec_from_config(config, model_id=folder.name)
     layers = stage_layers(spec.num_layers, topology.pp, split)[topology.pp_rank]

@@ -37,6 +37,10 @@ TINY_LLAMA: dict[str, Any] = {
         ("opt-1.3b", 1_315_758_080),
         ("smollm2-135m-instruct", 134_515_008),
         ("openllama-3b", 3_426_473_600),
+        ("gpt-oss-20b", 20_914_757_184),
+        ("gpt-oss-120b", 116_829_156_672),
+        ("mixtral-8x7b", 46_702_792_704),
+        ("qwen3-30b-a3b", 30_532_122_624),
     ],
 )
 def test_a_card_has_the_published_number_of_parameters(card: str, parameters: int) -> None:
@@ -57,8 +61,7 @@ def test_kv_cache_in_32_bit_is_twice_that_in_16_bit() -> None:
     [
         ("phi3", "fuses q, k and v"),
         ("gpt2", "fuses q, k and v"),
-        ("mixtral", "mixture of experts not supported yet"),
-        ("gpt_oss", "mixture of experts not supported yet"),
+        ("deepseek_v3", "this mixture of experts is not supported"),
         ("mamba", "'mamba' is not supported"),
     ],
 )
@@ -76,6 +79,13 @@ def test_experts_in_a_dense_family_are_refused() -> None:
 def test_quantised_weights_are_refused() -> None:
     with pytest.raises(ConfigError, match="quantised weights"):
         spec_from_config({**TINY_LLAMA, "quantization_config": {"bits": 4}}, model_id="q")
+
+
+@pytest.mark.parametrize("mix", [{"decoder_sparse_step": 2}, {"mlp_only_layers": [0]}])
+def test_dense_layers_among_experts_are_refused(mix: dict[str, Any]) -> None:
+    qwen = {**TINY_LLAMA, "model_type": "qwen3_moe", "head_dim": 16}
+    with pytest.raises(ConfigError, match="layers without experts"):
+        spec_from_config({**qwen, **mix}, model_id="mixed")
 
 
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_configs import TINY
+from tiny_configs import TINY, WITH_EXPERTS
 
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_config, load_spec
@@ -20,11 +20,13 @@ from perfkit.predict.tensors import (
     tensors,
 )
 
+ALL = {**TINY, **WITH_EXPERTS}
 REAL = ("smollm2-135m-instruct", "llama-3.1-8b", "qwen2.5-7b", "qwen3-8b", "mistral-7b-v0.3")
+REAL_WITH_EXPERTS = ("gpt-oss-20b", "gpt-oss-120b", "mixtral-8x7b", "qwen3-30b-a3b")
 
 
 def a_spec(name: str) -> Any:
-    return spec_from_config(TINY[name], model_id=name)
+    return spec_from_config(ALL[name], model_id=name)
 
 
 def shapes_in_transformers(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -36,13 +38,13 @@ def shapes_in_transformers(config: dict[str, Any]) -> dict[str, tuple[int, ...]]
     return {name: tuple(value.shape) for name, value in model.named_parameters()}
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ALL)
 def test_tensors_equal_those_of_transformers(name: str) -> None:
-    expected = shapes_in_transformers(TINY[name])
+    expected = shapes_in_transformers(ALL[name])
     assert {t.name: t.shape for t in tensors(a_spec(name))} == expected
 
 
-@pytest.mark.parametrize("card", [*REAL, "opt-1.3b", "openllama-3b"])
+@pytest.mark.parametrize("card", [*REAL, "opt-1.3b", "openllama-3b", *REAL_WITH_EXPERTS])
 def test_real_shapes_equal_those_of_transformers(card: str) -> None:
     expected = shapes_in_transformers(load_config(card)[1])
     assert {t.name: t.shape for t in tensors(load_spec(card))} == expected
@@ -75,7 +77,7 @@ def test_shards_of_a_dimension_add_up(total: int, tp: int, heads: int | None) ->
 
 
 @settings(max_examples=30, deadline=None)
-@given(name=st.sampled_from(sorted(TINY)), tp=st.integers(1, 2), pp=st.integers(1, 3))
+@given(name=st.sampled_from(sorted(ALL)), tp=st.integers(1, 2), pp=st.integers(1, 3))
 def test_every_tensor_is_held_once_per_replica(name: str, tp: int, pp: int) -> None:
     spec = a_spec(name)
     held: dict[str, int] = {}
@@ -102,6 +104,16 @@ def test_bytes_of_70b_shards() -> None:
     spec = load_spec("llama-3.3-70b")
     ranks = [local_parameter_bytes(spec, tp=4, pp=2, tp_rank=0, pp_rank=s) for s in (0, 1)]
     assert [round(value / 1e9, 1) for value in ranks] == [19.2, 17.6]
+
+
+def test_bytes_of_gpt_oss_shards() -> None:
+    """The second of two ranks: 22 of the head's 45 grains, all of the embedding and routers."""
+    spec = load_spec("gpt-oss-120b")
+    whole, half = (
+        local_parameter_bytes(spec, tp=tp, pp=1, tp_rank=tp - 1, pp_rank=0) for tp in (1, 2)
+    )
+    assert round(whole / 1e9, 1) == 233.7
+    assert round(half / 1e9, 2) == 117.42
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_configs import TINY
+from tiny_configs import TINY, WITH_EXPERTS
 
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_config, load_spec
@@ -222,6 +222,12 @@ def test_a_refused_layout_is_a_row_with_the_reason() -> None:
     assert rows[0]["fits"] == "fits"
     assert rows[1]["ttft_s"] is None
     assert "8 kv heads" in rows[1]["refused"]
+
+
+@pytest.mark.parametrize("family", WITH_EXPERTS)
+def test_the_time_of_experts_is_not_guessed(family: str) -> None:
+    with pytest.raises(ConfigError, match="its memory is predicted, its time is not"):
+        predict_run(WITH_EXPERTS[family], H200, tp=2, prompt_tokens=8, new_tokens=4)
 
 
 @pytest.mark.parametrize("family", TINY)

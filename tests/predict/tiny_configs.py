@@ -47,3 +47,27 @@ TINY: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
+WITH_EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {
+        "model_type": "mixtral",
+        **ROTARY,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "qwen3-moe": {
+        "model_type": "qwen3_moe",
+        **ROTARY,
+        "head_dim": 32,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 40,
+    },
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        **ROTARY,
+        "head_dim": 32,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
+    },
+}
