@@ -8,12 +8,15 @@ import polars as pl
 
 from perfkit.ingest.frames import ACTIVITIES, DEVICES, RANGES, SYNC_CALLS, SYNCS, finding
 from perfkit.ingest.kineto_cpu import busiest_thread, cpu_activities
-from perfkit.ingest.kineto_file import KinetoFile, events_frame, read_kineto_file
-from perfkit.ingest.kineto_gpu import GPU, gpu_activities
+from perfkit.ingest.kineto_file import KinetoFile, read_kineto_file
+from perfkit.ingest.kineto_gpu import gpu_activities
+from perfkit.ingest.kineto_rows import TIMES
 from perfkit.ingest.trace import Trace
 
 # Marks of communication libraries are no phases of a program.
 NO_PHASE = re.compile(r"^(gloo|nccl|mpi|ucc|xccl):")
+# Letters of the profiler's own messages that are told.
+MOST_SAID = 400
 # ProfilerStep#12 -> ProfilerStep: instances of one phase.
 INSTANCE = r"#\d+.*$"
 
@@ -27,7 +30,7 @@ def read_kineto(path: Path, rank: int | None = None) -> Trace:
     own = rank_of(file)
     number = rank if rank is not None else own or 0
     ranges = phase_ranges(file)
-    if any(file.events[kind] for kind in GPU):
+    if file.on_gpu:
         activities, findings = gpu_activities(file, number)
     else:
         activities, findings = cpu_activities(file, number, ranges)
@@ -55,16 +58,16 @@ def rank_of(file: KinetoFile) -> int | None:
 
 def phase_ranges(file: KinetoFile) -> pl.DataFrame:
     """phase, tid, start_ns, end_ns of the ranges that the program's main thread opened."""
-    events = [e for e in file.events["user_annotation"] if not NO_PHASE.match(e.name)]
-    frame = events_frame(file, events).drop_nulls().sort("start_ns")
+    frame = file.frames["user_annotation"].drop_nulls(TIMES).sort("start_ns")
+    frame = frame.filter(~pl.col("name").str.contains(NO_PHASE.pattern))
     frame = frame.with_columns(phase=pl.col("name").str.replace(INSTANCE, ""))
     return frame.filter(pl.col("tid") == busiest_thread(frame))
 
 
 def sync_calls(file: KinetoFile, rank: int) -> pl.DataFrame:
     """Calls in which the host waited for a device (SYNCS)."""
-    calls = [event for event in file.events["launch"] if re.match(SYNC_CALLS, event.name)]
-    frame = events_frame(file, calls).drop_nulls().with_columns(rank=pl.lit(rank))
+    calls = file.frames["launch"].drop_nulls(TIMES)
+    frame = calls.filter(pl.col("name").str.contains(SYNC_CALLS)).with_columns(rank=pl.lit(rank))
     return frame.select(pl.col(name).cast(dtype) for name, dtype in SYNCS.items())
 
 
@@ -79,12 +82,33 @@ def _findings(file: KinetoFile, rank: int, activities: pl.DataFrame) -> list[dic
     found = []
     source = str(file.path)
     if file.repaired:
-        text = "bytes that are not UTF-8 text were replaced in names"
+        text = "what is no JSON (bytes that are not UTF-8, control characters, nan) was replaced"
         found.append(finding("repaired", text, rank=rank, source=source, severity="info"))
+    for code, count, text in (
+        ("odd-events", file.odd, "events have a field of a wrong type: read without it"),
+        ("no-events", file.others, "entries of traceEvents are no events: left out"),
+        ("no-time", file.untimed, "events have no usable time: left out"),
+    ):
+        if count:
+            text = f"{file.path.name}: {count} {text}"
+            found.append(finding(code, text, rank=rank, source=source, count=count))
     if file.rank not in (None, rank):
         text = f"{source} says it is of rank {file.rank} but lies in the folder of rank {rank}"
         found.append(finding("rank-mismatch", text, rank=rank, source=source))
     if activities.is_empty():
         text = f"{file.path.name} holds no operation: nothing ran while the profiler recorded"
         found.append(finding("empty-trace", text, rank=rank, source=source))
-    return found
+    return found + [_said(file, rank, level) for level, texts in file.said.items() if texts]
+
+
+def _said(file: KinetoFile, rank: int, level: str) -> dict[str, Any]:
+    """The profiler's own messages of one level."""
+    texts = file.said[level]
+    return finding(
+        "profiler-said",
+        f"{file.path.name}: the profiler's own {level}: {'; '.join(texts)[:MOST_SAID]}",
+        rank=rank,
+        source=str(file.path),
+        count=len(texts),
+        severity="warning" if level == "ERROR" else "info",
+    )

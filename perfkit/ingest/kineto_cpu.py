@@ -27,18 +27,21 @@ import polars as pl
 
 from perfkit.ingest.classes import classified
 from perfkit.ingest.frames import ACTIVITIES, finding
-from perfkit.ingest.kineto_file import Event, KinetoFile, events_frame
+from perfkit.ingest.kineto_events import decoded
+from perfkit.ingest.kineto_file import KinetoFile
+from perfkit.ingest.kineto_rows import TIMES
 from perfkit.ingest.sizes import tensors_bytes
 
 GLOO = "gloo:"
 NO_THREAD = -2
+MOST_BYTES = 2**48
 
 
 def cpu_activities(
     file: KinetoFile, rank: int, ranges: pl.DataFrame
 ) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Activities of the main thread and of gloo, with findings. `ranges` also has tid."""
-    operations = events_frame(file, file.events["cpu_op"]).drop_nulls()
+    operations = file.frames["cpu_op"].drop_nulls(TIMES)
     main = busiest_thread(ranges if ranges.height else operations)
     mine = operations.filter(pl.col("tid") == main)
     mine = mine.join(classified(mine["name"]), on="name", how="left", maintain_order="left")
@@ -87,12 +90,13 @@ def edges(operations: pl.DataFrame, ranges: pl.DataFrame) -> pl.Series:
 
 def collectives(file: KinetoFile, main: int, main_edges: pl.Series) -> pl.DataFrame:
     """gloo's operations, from when the caller began to wait or gloo began to work."""
-    events = [event for event in file.events["user_annotation"] if event.name.startswith(GLOO)]
-    frame = events_frame(file, events).with_columns(
-        pl.Series("bytes", [gloo_bytes(event) for event in events], dtype=pl.Int64),
-        kind=pl.lit("collective"),
+    args = file.args["user_annotation"]
+    frame = file.frames["user_annotation"].with_row_index("number")
+    frame = frame.filter(pl.col("name").str.starts_with(GLOO)).drop_nulls(TIMES)
+    sizes = [gloo_bytes(args[number]) for number in frame["number"]]
+    frame = frame.drop("number").with_columns(
+        pl.Series("bytes", sizes, dtype=pl.Int64), kind=pl.lit("collective")
     )
-    frame = frame.drop_nulls(["start_ns", "end_ns"])
     index = main_edges.search_sorted(frame["end_ns"], side="right").cast(pl.Int64) - 1
     waited = pl.Series([main_edges[i] if i >= 0 else None for i in index], dtype=pl.Int64)
     frame = frame.with_columns(gap=pl.coalesce(waited, "start_ns"))
@@ -106,13 +110,14 @@ def collectives(file: KinetoFile, main: int, main_edges: pl.Series) -> pl.DataFr
     return frame.join(classes, on="name", how="left", maintain_order="left")
 
 
-def gloo_bytes(event: Event) -> int | None:
+def gloo_bytes(args: msgspec.Raw) -> int | None:
     """Size of the tensors of a gloo operation; None unless shapes were recorded."""
+    given: dict[str, Any] = decoded(args, dict[str, Any], {})
     try:
-        args = msgspec.json.decode(event.args, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return None
-    return tensors_bytes(args.get("Input Dims"), args.get("Input type"))
+        size = tensors_bytes(given.get("Input Dims"), given.get("Input type"))
+    except (TypeError, ValueError, OverflowError):
+        return None  # a shape of something else than numbers
+    return size if size is not None and 0 <= size <= MOST_BYTES else None
 
 
 def finish(frame: pl.DataFrame, rank: int) -> pl.DataFrame:

@@ -1,187 +1,225 @@
-"""Decodes one Kineto file (PyTorch profiler, .json or .json.gz) without ever changing it.
+"""One Kineto file (PyTorch profiler, .json or .json.gz) as columns, read and never changed.
 
-Only complete events of the kinds below are kept. Times become whole ns straight from their decimal
-text: a float loses the last digit some 50 days after a host's start.
+Only complete events of the kinds in kineto_events.py are kept; what is wrong is counted.
 """
 
-import gzip
-import zlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import polars as pl
 
 from perfkit.errors import ConfigError
+from perfkit.ingest.kineto_events import (
+    BROKEN,
+    SHAPES,
+    Decoded,
+    Small,
+    decode_events,
+    decoded,
+)
+from perfkit.ingest.kineto_repair import repaired
+from perfkit.ingest.kineto_rows import LAST_NS, Names, Rows
+from perfkit.ingest.kineto_text import pieces, split_head, unusable
 
-# The second name is what torch before 1.12 wrote.
-CATEGORIES = {
-    "cpu_op": "cpu_op",
-    "Operator": "cpu_op",
-    "user_annotation": "user_annotation",
-    "kernel": "kernel",
-    "Kernel": "kernel",
-    "gpu_memcpy": "memcpy",
-    "Memcpy": "memcpy",
-    "gpu_memset": "memset",
-    "Memset": "memset",
-    "cuda_runtime": "launch",
-    "cuda_driver": "launch",
-    "Runtime": "launch",
-}
+GPU = ("kernel", "memcpy", "memset")
+OPERATIONS = "cpu_op"
+# What stands before the events of a job of thousands of ranks names the ranks of each group.
+MOST_HEAD_BYTES = 2**24
+LEVELS = ("ERROR", "WARNING")
+NULL = msgspec.Raw(b"null")
+BARE_ARRAY = re.compile(rb"\s*\[")
 
-# Control characters do not belong in JSON, but names in real traces hold some (pytorch#130622).
-# Blanking all of them is safe: line ends between values may be blanks too.
-NO_CONTROL = bytes(32 if byte < 32 else byte for byte in range(256))
-NOTHING = msgspec.Raw(b"0")
-NO_ARGS = msgspec.Raw(b"{}")
-NO_DEVICES = msgspec.Raw(b"[]")
-
-
-class Event(msgspec.Struct, gc=False):
-    """One traceEvent; what costs to decode stays raw."""
-
-    ph: str = ""
-    cat: str | None = ""
-    name: str = ""
-    tid: int | str | None = None
-    ts: msgspec.Raw = NOTHING
-    dur: msgspec.Raw = NOTHING
-    args: msgspec.Raw = NO_ARGS
+Facts = dict[str, msgspec.Raw]
+Base = Annotated[int, msgspec.Meta(ge=0, le=LAST_NS)]
+Rank = Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+Ranks = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 
 
 class DistributedInfo(msgspec.Struct):
     """What torch.distributed told the profiler."""
 
-    rank: int | None = None
-    world_size: int | None = None
+    rank: Rank | None = None
+    world_size: Ranks | None = None
 
 
 class Device(msgspec.Struct):
     """A GPU, as CUDA describes it to the profiler."""
 
-    id: int
+    id: Small = -1
     name: str | None = None
-    memory_bytes: int | None = msgspec.field(name="totalGlobalMem", default=None)
-
-
-class Document(msgspec.Struct):
-    """The parts of the file that are read."""
-
-    traceEvents: list[Event]  # noqa: N815
-    baseTimeNanoseconds: int = 0  # noqa: N815
-    distributedInfo: DistributedInfo | None = None  # noqa: N815
-    deviceProperties: msgspec.Raw = NO_DEVICES  # noqa: N815
+    memory_bytes: Base | None = msgspec.field(name="totalGlobalMem", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KinetoFile:
-    """The events of one file by category, and whose they are."""
+    """The events of one file by kind, and whose they are."""
 
     path: Path
-    events: dict[str, list[Event]]
-    base_ns: int
+    frames: dict[str, pl.DataFrame]
+    """Rows.frame of every kind that was read"""
+    args: dict[str, list[Any]]
+    """the arguments of the same rows, of kinds of which they are read"""
     rank: int | None
     world_size: int | None
     devices: list[Device]
     repaired: bool
-    """True when bytes that are not UTF-8 or control characters had to be replaced."""
+    """True when something had to be replaced to make it JSON"""
+    odd: int
+    """events with something of a wrong type: read as far as they go"""
+    others: int
+    """entries that are no events"""
+    said: dict[str, list[str]]
+    """the profiler's own messages by level, ERROR and WARNING: lost records, for example"""
+
+    @property
+    def on_gpu(self) -> bool:
+        return any(self.frames[kind].height for kind in GPU)
+
+    @property
+    def untimed(self) -> int:
+        """Events without a usable time."""
+        return sum(frame["end_ns"].null_count() for frame in self.frames.values())
+
+
+@dataclass(slots=True)
+class Reading:
+    """What has been read so far."""
+
+    operations: bool
+    """whether the CPU's operations are read, too"""
+    rows: dict[str, Rows] = field(default_factory=lambda: {kind: Rows() for kind in SHAPES})
+    names: Names = field(default_factory=Names)
+    repaired: bool = False
+    entries: int = 0
+    odd: int = 0
+    others: int = 0
+
+    def add(self, found: Decoded) -> None:
+        for kind, events in found.events.items():
+            if self.operations or kind != OPERATIONS:
+                self.rows[kind].add(events, self.names)
+        self.entries += found.entries
+        self.odd += found.odd
+        self.others += found.others
+
+    def add_array(self, text: bytes) -> bool:
+        """Whether the text is a JSON array, if need be after a repair; then it has been added."""
+        try:
+            self.add(decode_events(text, self.operations))
+        except BROKEN:
+            try:
+                self.add(decode_events(repaired(text), self.operations))
+            except BROKEN:
+                return False
+            self.repaired = True
+        return True
+
+    def add_document(self, text: bytes) -> Facts:
+        """Add a whole document, or a bare array; returns what stands around the events."""
+        facts = {}
+        events: bytes | msgspec.Raw = text
+        if not BARE_ARRAY.match(text):
+            facts = msgspec.json.decode(text, type=Facts)
+            if "traceEvents" not in facts:
+                raise msgspec.ValidationError("Object missing required field `traceEvents`")
+            events = facts["traceEvents"]
+        self.add(decode_events(events, self.operations))
+        return facts
 
 
 def read_kineto_file(path: Path) -> KinetoFile:
-    """The file's events; ConfigError that names the file when it cannot be used."""
-    document, repaired = _decode(path, _content(path))
-    info = document.distributedInfo or DistributedInfo()
-    events: dict[str, list[Event]] = {name: [] for name in CATEGORIES.values()}
-    for event in document.traceEvents:
-        if event.ph == "X" and (category := CATEGORIES.get(event.cat or "")):
-            events[category].append(event)
+    """The file's events; ConfigError that names the file when it cannot be used.
+
+    Where the profiler knew of GPUs, the CPU's operations are only read when no GPU did anything.
+    """
+    reading = Reading(operations=False)
+    file = _columns(path, reading, _read(path, reading))
+    if file.on_gpu or reading.operations:
+        return file
+    reading = Reading(operations=True)
+    return _columns(path, reading, _read(path, reading))
+
+
+def _read(path: Path, reading: Reading) -> Facts:
+    """Add all events, piece by piece; returns what stands around them."""
+    texts = pieces(path)
+    text = next(texts)
+    facts, piece = _opened(text)
+    while piece is None and len(text) < MOST_HEAD_BYTES and (following := next(texts, b"")):
+        text = b",".join([text, following])
+        facts, piece = _opened(text)
+    reading.operations |= not _devices(facts)
+    if piece is None:
+        return _add_rest(path, b",".join([text, *texts]), reading)
+    for following in texts:
+        if not reading.add_array(b"[%b]" % piece):
+            # It was not cut between two events: the rest is read at once.
+            piece = b",".join([piece, following, *texts])
+            break
+        piece = following
+    return facts | _add_rest(path, b'{"traceEvents":[' + piece, reading)
+
+
+def _opened(piece: bytes) -> tuple[Facts, bytes | None]:
+    """What stands before the first event, and the piece from there on; None when it has none."""
+    head, events = split_head(piece)
+    if events is None:
+        return {}, None
+    try:
+        return msgspec.json.decode(head + b"]}", type=Facts), events
+    except BROKEN:
+        return {}, None
+
+
+def _add_rest(path: Path, text: bytes, reading: Reading) -> Facts:
+    """Add a document, if need be after a repair; ConfigError when that does not help."""
+    if not text or text.isspace():
+        raise unusable(path, "is empty")
+    try:
+        try:
+            return reading.add_document(text)
+        except BROKEN:
+            facts = reading.add_document(repaired(text))
+            reading.repaired = True
+            return facts
+    except msgspec.ValidationError as error:
+        raise _no_trace(path, str(error)) from error
+    except BROKEN as error:
+        raise unusable(path, f"is not whole JSON ({error})") from error
+
+
+def _no_trace(path: Path, found: str) -> ConfigError:
+    return ConfigError(
+        f"{path} is JSON but no Kineto trace: {found}. "
+        "Give a file from torch.profiler's export_chrome_trace.",
+    )
+
+
+def _columns(path: Path, reading: Reading, facts: Facts) -> KinetoFile:
+    if reading.entries and reading.entries == reading.others:
+        raise _no_trace(path, "nothing in it is an event")
+    base_ns = decoded(facts.get("baseTimeNanoseconds", NULL), Base, 0)
+    info = decoded(facts.get("distributedInfo", NULL), DistributedInfo, DistributedInfo())
     return KinetoFile(
         path=path,
-        events=events,
-        base_ns=document.baseTimeNanoseconds,
+        frames={kind: rows.frame(reading.names, base_ns) for kind, rows in reading.rows.items()},
+        args={kind: rows.args for kind, rows in reading.rows.items()},
         rank=info.rank,
         world_size=info.world_size,
-        devices=_devices(document.deviceProperties),
-        repaired=repaired,
+        devices=_devices(facts),
+        repaired=reading.repaired,
+        odd=reading.odd,
+        others=reading.others,
+        said={level: decoded(facts.get(level, NULL), list[str], []) for level in LEVELS},
     )
 
 
-def _devices(raw: msgspec.Raw) -> list[Device]:
-    try:
-        return msgspec.json.decode(raw, type=list[Device])
-    except msgspec.DecodeError:
-        return []
-
-
-def _content(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except EOFError as error:
-        raise ConfigError(_message(path, "its gzip data is cut off")) from error
-    except (OSError, zlib.error) as error:
-        raise ConfigError(_message(path, f"cannot be read ({error})")) from error
-    if not content.strip():
-        raise ConfigError(_message(path, "is empty"))
-    return content
-
-
-def _decode(path: Path, content: bytes) -> tuple[Document, bool]:
-    try:
-        return _document(content), False
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = content.decode("utf-8", errors="replace")
-    try:
-        return _document(text.encode().translate(NO_CONTROL)), True
-    except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"{path} is JSON but no Kineto trace: {error}. "
-            "Give a file from torch.profiler's export_chrome_trace.",
-        ) from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(_message(path, f"is not whole JSON ({error})")) from error
-
-
-def _document(content: bytes) -> Document:
-    if content.lstrip()[:1] == b"[":
-        return Document(traceEvents=msgspec.json.decode(content, type=list[Event]))
-    return msgspec.json.decode(content, type=Document)
-
-
-def _message(path: Path, found: str) -> str:
-    return (
-        f"{path} {found}: the profiler was stopped while it wrote it, or the copy is incomplete. "
-        "Copy it again, or run again and let the captured pass end."
-    )
-
-
-def events_frame(file: KinetoFile, events: Sequence[Event]) -> pl.DataFrame:
-    """name, tid, start_ns, end_ns of events, in file order; null where a time is no number."""
-    start = whole_ns([event.ts for event in events])
-    return pl.DataFrame(
-        {
-            "name": [event.name for event in events],
-            "tid": [thread_id(event.tid) for event in events],
-            "start_ns": start + file.base_ns,
-            "end_ns": start + file.base_ns + whole_ns([event.dur for event in events]),
-        },
-        schema={"name": pl.String, "tid": pl.Int64, "start_ns": pl.Int64, "end_ns": pl.Int64},
-    )
-
-
-def whole_ns(times: Sequence[msgspec.Raw]) -> pl.Series:
-    """Decimal text in us -> integer ns, exactly; a fraction of a ns is cut off."""
-    text = pl.Series([str(raw, "ascii", "replace") for raw in times], dtype=pl.String)
-    return (text.cast(pl.Decimal(38, 6), strict=False) * 1000).cast(pl.Int64)
-
-
-def thread_id(value: Any) -> int:
-    """Thread and stream ids are numbers, but some writers quote them."""
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return -1
+def _devices(facts: Facts) -> list[Device]:
+    """The GPUs that the profiler knew of, without descriptions that are none."""
+    given: list[msgspec.Raw] = decoded(facts.get("deviceProperties", NULL), list[msgspec.Raw], [])
+    found: Sequence[Device | None] = [decoded(each, Device, None) for each in given]
+    return [device for device in found if device]

@@ -4,50 +4,25 @@ A kernel is communication when a rule says so or the profiler gave it a collecti
 whose launch is not in the trace is kept: it belongs to no phase, and the quality table counts it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import polars as pl
 
 from perfkit.ingest.classes import classified, collective
 from perfkit.ingest.frames import ACTIVITIES, finding
-from perfkit.ingest.kineto_file import Event, KinetoFile, events_frame
+from perfkit.ingest.kineto_events import GpuArgs
+from perfkit.ingest.kineto_file import GPU, KinetoFile
+from perfkit.ingest.kineto_rows import TIMES
 from perfkit.ingest.sizes import values_bytes
-
-GPU = ("kernel", "memcpy", "memset")
-
-
-class GpuArgs(msgspec.Struct, gc=False):
-    """The arguments of a GPU event that are read; those of a collective came with torch 2.3."""
-
-    device: int = 0
-    stream: int = -1
-    correlation: int = 0
-    bytes: int | None = None
-    collective: str | None = msgspec.field(name="Collective name", default=None)
-    values_in: int | None = msgspec.field(name="In msg nelems", default=None)
-    values_out: int | None = msgspec.field(name="Out msg nelems", default=None)
-    dtype: str | None = None
-    group: str | None = msgspec.field(name="Process Group Name", default=None)
-    num_ranks: int | None = msgspec.field(name="Group size", default=None)
-
-
-class LaunchArgs(msgspec.Struct, gc=False):
-    """What ties a runtime call to what it launched."""
-
-    correlation: int = 0
-
-
-ARGS = msgspec.json.Decoder(GpuArgs, strict=False)
-LAUNCH_ARGS = msgspec.json.Decoder(LaunchArgs, strict=False)
 
 
 def gpu_activities(file: KinetoFile, rank: int) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     """Activities of every GPU in the file, with findings."""
-    frame = pl.concat([_events(file, kind) for kind in GPU])
-    frame = frame.drop_nulls(["start_ns", "end_ns"])
+    frame = pl.concat([_events(file, kind) for kind in GPU]).drop_nulls(TIMES)
     frame = frame.join(_launches(file), on="correlation", how="left", maintain_order="left")
-    frame = frame.join(classified(frame["name"]), on="name", how="left", maintain_order="left")
+    classes = classified(frame["name"].unique())
+    frame = frame.join(classes, on="name", how="left", maintain_order="left")
     frame = frame.with_columns(_class(), op=_op(), rank=pl.lit(rank))
     frame = frame.sort("start_ns", "end_ns", maintain_order=True)
     findings = _without_launch(frame["launch_ns"].null_count(), rank, file)
@@ -73,30 +48,30 @@ def _op() -> pl.Expr:
 
 
 def _events(file: KinetoFile, kind: str) -> pl.DataFrame:
-    events = file.events[kind]
-    args = [_args(event) for event in events]
+    args: list[GpuArgs] = file.args[kind]
+    frame = file.frames[kind].with_columns(
+        pl.Series("device", [a.device for a in args], pl.Int64),
+        pl.Series("stream", [a.stream for a in args], pl.Int64),
+        pl.Series("correlation", [a.correlation for a in args], pl.Int64),
+        kind=pl.lit(kind),
+    )
+    named = frame.with_columns(device=pl.format("cuda:{}", "device"))
+    return pl.concat([named, _described(args)], how="horizontal")
+
+
+def _described(args: Sequence[GpuArgs]) -> pl.DataFrame:
+    """op, group, num_ranks, bytes: null in the rows, by far the most, that have none of them."""
+    numbers = [number for number, a in enumerate(args) if a.collective or a.bytes is not None]
+    some = [args[number] for number in numbers]
     columns: dict[str, list[Any]] = {
-        "kind": [kind] * len(events),
-        "device": [f"cuda:{a.device}" for a in args],
-        "stream": [a.stream for a in args],
-        "op": [collective(a.collective) for a in args],
-        "group": [a.group for a in args],
-        "num_ranks": [a.num_ranks for a in args],
-        "bytes": [_bytes(a) for a in args],
+        "op": [collective(a.collective) for a in some],
+        "group": [a.group for a in some],
+        "num_ranks": [a.num_ranks for a in some],
+        "bytes": [_bytes(a) for a in some],
     }
-    series = [pl.Series(name, values, _DTYPES[name]) for name, values in columns.items()]
-    series.append(pl.Series("correlation", [a.correlation for a in args], pl.Int64))
-    return events_frame(file, events).with_columns(series)
-
-
-_DTYPES = {**ACTIVITIES, "kind": pl.String()}
-
-
-def _args(event: Event) -> GpuArgs:
-    try:
-        return ARGS.decode(event.args)
-    except msgspec.DecodeError:
-        return GpuArgs()
+    places = pl.Series([None] * len(args), dtype=pl.UInt32).scatter(numbers, range(len(some)))
+    found = [pl.Series(name, values, ACTIVITIES[name]) for name, values in columns.items()]
+    return pl.DataFrame([series.gather(places) for series in found])
 
 
 def _bytes(args: GpuArgs) -> int | None:
@@ -109,20 +84,12 @@ def _bytes(args: GpuArgs) -> int | None:
 
 def _launches(file: KinetoFile) -> pl.DataFrame:
     """correlation, launch_ns: the first call with each correlation (a graph has one for all)."""
-    events = file.events["launch"]
-    correlations = [_correlation(event) for event in events]
-    frame = events_frame(file, events).with_columns(
-        pl.Series("correlation", correlations, dtype=pl.Int64)
+    correlations = [args.correlation for args in file.args["launch"]]
+    frame = file.frames["launch"].select(
+        pl.Series("correlation", correlations, pl.Int64), launch_ns="start_ns"
     )
-    known = frame.filter(pl.col("correlation") > 0).drop_nulls("start_ns")
-    return known.group_by("correlation").agg(launch_ns=pl.col("start_ns").min())
-
-
-def _correlation(event: Event) -> int:
-    try:
-        return LAUNCH_ARGS.decode(event.args).correlation
-    except msgspec.DecodeError:
-        return 0
+    known = frame.filter(pl.col("correlation") > 0).drop_nulls("launch_ns")
+    return known.group_by("correlation").agg(pl.col("launch_ns").min())
 
 
 def _without_launch(count: int, rank: int, file: KinetoFile) -> list[dict[str, Any]]:

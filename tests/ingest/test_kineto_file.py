@@ -9,7 +9,8 @@ from trace_builder import BASE_NS, a_trace, operation
 
 from perfkit.errors import ConfigError
 from perfkit.ingest.kineto import read_kineto
-from perfkit.ingest.kineto_file import read_kineto_file, whole_ns
+from perfkit.ingest.kineto_file import read_kineto_file
+from perfkit.ingest.kineto_rows import lines, whole_ns
 
 RECORDED = Path(__file__).parent.parent / "data" / "kineto" / "gloo-tp2" / "ranks" / "0000"
 RECORDED_FILE = RECORDED / "kineto.json.gz"
@@ -17,7 +18,7 @@ RECORDED_FILE = RECORDED / "kineto.json.gz"
 
 def test_times_become_ns_without_passing_through_a_float() -> None:
     texts = [b"4525994086981.967", b"9007199254740.993", b"12", b"0.5", b"1e3"]
-    found = whole_ns([msgspec.Raw(text) for text in texts])
+    found = whole_ns([lines([msgspec.Raw(text) for text in texts])])
     assert found.to_list() == [4525994086981967, 9007199254740993, 12000, 500, 1000000]
 
 
@@ -76,7 +77,9 @@ def test_bytes_that_are_not_utf8_are_replaced_and_told(tmp_path: Path) -> None:
 def test_an_event_without_a_usable_time_is_left_out(tmp_path: Path) -> None:
     broken = {**operation("aten::mm", 0, 1), "ts": "soon"}
     path = a_trace(tmp_path / "t.json", broken, operation("aten::add", 0, 1))
-    assert read_kineto(path).activities["name"].to_list() == ["aten::add"]
+    trace = read_kineto(path)
+    assert trace.activities["name"].to_list() == ["aten::add"]
+    assert [(row["code"], row["count"]) for row in trace.findings] == [("no-time", 1)]
 
 
 def test_reading_leaves_the_file_as_it_was() -> None:

@@ -1,0 +1,11 @@
+"""A short, always equal part of the fuzzing of Kineto traces."""
+
+import pytest
+from kineto_fuzz import run
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_damaged_trace_is_analysed_or_refused(seed: int) -> None:
+    ends = run(seed, None, cases=40)
+    assert ends["failed"] == 0
+    assert min(ends["refused"], ends["analysed"], ends["repaired"]) >= 2
