@@ -6,7 +6,7 @@ take what `keep` returned in place of the result itself.
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ class Executor(Protocol):
 
 
 class Here:
-    """This process, one call after the other."""
+    """This process."""
 
     here = True
 
@@ -40,7 +40,9 @@ class Here:
         return [function(*row) for row in rows]
 
     def fetch(self, function: Callable[..., Any], rows: Rows) -> list[Any]:
-        return [function(*row) for row in rows]
+        # numpy and polars leave Python's lock while they work.
+        with ThreadPoolExecutor(num_cores()) as pool:
+            return list(pool.map(lambda row: function(*row), rows))
 
 
 class Cores(Here):
@@ -51,7 +53,7 @@ class Cores(Here):
 
     def keep(self, function: Callable[..., Any], rows: Rows) -> list[Any]:
         others = [index for index, row in enumerate(rows) if self.worth_it(function, row)]
-        cores = min(len(others), len(os.sched_getaffinity(0)))
+        cores = min(len(others), num_cores())
         if cores < 2:
             return super().keep(function, rows)
         # A forked child of a process with polars' threads can hang: new ones are started.
@@ -117,6 +119,11 @@ class Dask:
                 "memory (`dask worker --memory-limit`), or fewer files each.",
             ) from error
         return results
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _version() -> str:

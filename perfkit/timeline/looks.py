@@ -53,13 +53,14 @@ def prepare(place: Place, index: int, rank: int, layout: Layout | None) -> Prepa
 def look(prepared: Prepared) -> Look:
     trace = prepared.trace
     inside = [inside_whole(part, trace.ranges) for part in prepared.parts]
+    operations = pl.concat(map(operations_table, inside))
     return Look(
         collectives=together([part.filter(pl.col("op").is_not_null()) for part in inside]),
         ranges=trace.ranges,
         syncs=trace.syncs,
         devices=trace.devices,
-        operations=pl.concat(map(operations_table, inside)),
-        families=pl.concat(map(families_table, inside)),
+        operations=operations,
+        families=families_table(operations),
     )
 
 

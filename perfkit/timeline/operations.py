@@ -71,9 +71,14 @@ def operations_table(activities: pl.DataFrame) -> pl.DataFrame:
     return _summed(activities, ["name", "class", "family"], OPERATIONS)
 
 
-def families_table(activities: pl.DataFrame) -> pl.DataFrame:
-    """One row for each rank, device, class and family, the longest first (FAMILIES)."""
-    return _summed(activities, ["class", "family"], FAMILIES)
+def families_table(operations: pl.DataFrame) -> pl.DataFrame:
+    """One row for each rank, device, class and family, the longest first (FAMILIES).
+
+    Added up from OPERATIONS, which have every name once.
+    """
+    keys = ["rank", "device", "class", "family"]
+    sums = operations.group_by(keys).agg(pl.col("calls").sum(), pl.col("total_ns").sum())
+    return _shared(sums, ["class", "family"], FAMILIES)
 
 
 def collectives_table(activities: pl.DataFrame, waits: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -126,7 +131,11 @@ def _summed(rows: pl.DataFrame, by: list[str], schema: pl.Schema) -> pl.DataFram
     grouped = columns.group_by(keys).agg(
         calls=pl.len(), total_ns=DURATION.sum(), mean_ns=DURATION.mean()
     )
-    sums = grouped.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    return _shared(grouped.with_columns(pl.col(pl.Categorical).cast(pl.String)), by, schema)
+
+
+def _shared(sums: pl.DataFrame, by: list[str], schema: pl.Schema) -> pl.DataFrame:
+    """With each row's share of its device's time; the longest first."""
     everything = pl.col("total_ns").sum().over("rank", "device")
     share = pl.when(everything > 0).then(pl.col("total_ns") / everything)
     shared = sums.with_columns(share=share, longest=-pl.col("total_ns"))

@@ -251,7 +251,11 @@ def test_force_never_deletes_a_folder_that_is_no_run(tiny: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("model_type", "reason"),
-    [("phi3", "fuses q, k and v"), ("mixtral", "mixture of experts"), ("mamba", "not supported")],
+    [
+        ("phi3", "fuses q, k and v"),
+        ("deepseek_v3", "mixture of experts"),
+        ("mamba", "not supported"),
+    ],
 )
 def test_unsupported_models_are_refused_with_the_supported_list(
     model_type: str, reason: str, tmp_path: Path
