@@ -40,8 +40,8 @@ def start_ns(source: Source, firsts: Sequence[Any]) -> tuple[int, Findings]:
     if any(first is not None and first > UTC_NS for first in firsts):
         return 0, []
     rows = source.values("TARGET_INFO_SESSION_START_TIME", ("utcEpochNs",), "utcEpochNs")
-    if rows:
-        return int(rows[0][0]), []
+    if rows and isinstance(rows[0][0], int):
+        return rows[0][0], []
     text = (
         f"{source.path.name} does not say when it was recorded: its times count from the start of "
         "the recording and cannot be set beside those of other files"

@@ -18,6 +18,7 @@ UNIFIED_KINDS = ("unified HtoD", "unified DtoH", "unified DtoD")
 COPY_NAMES = [f"Memcpy {kind}" for kind in ("of unknown kind", *COPY_KINDS, *UNIFIED_KINDS)]
 # Stands for the process of a row that does not name it.
 NO_PROCESS = 0
+NO_DEVICE = -1
 # What GPU activities are called: a kernel's label is the id of its name, the others are below zero.
 NO_NAME, FIRST_COPY, MEMSET, FIRST_GRAPH = -1, -100, -200, -1000
 # The kernel's name, the most telling form first.
@@ -143,8 +144,11 @@ def _by_process(part: pl.DataFrame) -> dict[int, pl.DataFrame]:
         for name, dtype in ROWS.items()
     ]
     process = process_of("globalPid").fill_null(NO_PROCESS).alias("process")
-    parts = named.select(process, *columns).partition_by(
-        "process", as_dict=True, include_key=False, maintain_order=True
+    known = pl.col("device").fill_null(NO_DEVICE)
+    parts = (
+        named.select(process, *columns)
+        .with_columns(known)
+        .partition_by("process", as_dict=True, include_key=False, maintain_order=True)
     )
     return {int(process): rows for (process,), rows in parts.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.ingest.frames import finding
-from perfkit.ingest.nsys_gpu import pid_of
+from perfkit.ingest.nsys_gpu import NO_DEVICE, pid_of
 from perfkit.ingest.nsys_nccl import Communicator
 
 RANK_IN_NAME = re.compile(r"rank[-_]?(\d+)", re.IGNORECASE)
@@ -69,7 +69,7 @@ def device_names(devices: Mapping[int, Collection[int]]) -> dict[int, dict[int, 
     taken: set[str] = set()
     found: dict[int, dict[int, str]] = {}
     for process, numbers in sorted(devices.items()):
-        names = {number: f"cuda:{number}" for number in sorted(numbers)}
+        names = {n: "cuda:?" if n == NO_DEVICE else f"cuda:{n}" for n in sorted(numbers)}
         if taken & set(names.values()):
             names = {number: f"{name} of {pid_of(process)}" for number, name in names.items()}
         taken |= set(names.values())

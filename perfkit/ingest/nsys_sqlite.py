@@ -169,7 +169,8 @@ class SqliteSource:
             with closing(sqlite3.connect(address, uri=True)) as connection:
                 connection.text_factory = text_of
                 yield connection
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # A damaged schema is quoted in SQLite's own message, which then is no text either.
             raise ConfigError(f"{self.path} is a damaged SQLite file ({error}). {AGAIN}") from error
 
 
@@ -215,7 +216,8 @@ def _series(name: str, values: NDArray[np.int64], dtype: pl.DataType) -> pl.Seri
     series = pl.Series(name, values)
     if values.min() == NULL:
         series = series.set(series == NULL, None)
-    return series.cast(dtype)
+    # A number that is too large for its column is no number of a device or a string: unknown.
+    return series.cast(dtype, strict=False)
 
 
 def _filters(only: Only | None) -> str:

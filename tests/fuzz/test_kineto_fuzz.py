@@ -1,11 +1,12 @@
 """A short, always equal part of the fuzzing of Kineto traces."""
 
 import pytest
-from kineto_fuzz import run
+from fuzzing import run
+from kineto_fuzz import case
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_damaged_trace_is_analysed_or_refused(seed: int) -> None:
-    ends = run(seed, None, cases=40)
+    ends = run(case, seed, None, cases=40)
     assert ends["failed"] == 0
     assert min(ends["refused"], ends["analysed"], ends["repaired"]) >= 2

@@ -329,3 +329,26 @@ def test_no_table_of_the_environment_is_ever_read(tmp_path: Path) -> None:
     text = "".join(table.write_csv() for table in tables) + str(trace.findings) + trace.recognised
     assert "step" in text
     assert secret not in text
+
+
+def test_a_kernel_without_a_device_is_kept_on_an_unknown_one(tmp_path: Path) -> None:
+    path = an_export(tmp_path / "a.sqlite", kernel("a", 1, 2, deviceId=None), kernel("b", 3, 4))
+    (trace,) = read_nsys(path)
+    assert sorted(trace.activities.select("device", "name").rows()) == [
+        ("cuda:0", "b"),
+        ("cuda:?", "a"),
+    ]
+
+
+def test_a_number_too_large_for_a_device_is_none(tmp_path: Path) -> None:
+    path = an_export(tmp_path / "a.sqlite", kernel("a", 1, 2, deviceId=2**62))
+    (trace,) = read_nsys(path)
+    assert trace.activities["device"].to_list() == ["cuda:?"]
+
+
+@pytest.mark.parametrize("value", ["", "EXPORT_PRODUCT_NAME", b"\x00\xff"])
+def test_a_start_time_that_is_no_number_is_not_known(value: str | bytes, tmp_path: Path) -> None:
+    start = Row("TARGET_INFO_SESSION_START_TIME", {"utcEpochNs": value})
+    path = an_export(tmp_path / "a.sqlite", kernel("a", 1, 2), start, start_utc_ns=None)
+    (trace,) = read_nsys(path)
+    assert "no-start-time" in [row["code"] for row in trace.findings]
