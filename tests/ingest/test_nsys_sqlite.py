@@ -65,9 +65,8 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path: Path) -> None:
 def test_a_damaged_schema_that_is_no_text_is_found(tmp_path: Path) -> None:
     """SQLite quotes the schema in its message, and Python cannot decode that."""
     path = an_export(tmp_path / "bad.sqlite", kernel("a", 1, 2))
-    content = path.read_bytes()
-    at = content.index(b'TABLE "CUPTI_ACTIVITY_KIND_KERNEL"')
-    path.write_bytes(content[: at + 6] + b"\x90\xc5(" + content[at + 9 :])
+    content = path.read_bytes().replace(b"tableCUPTI", b"table\x90\xc5(TI")
+    path.write_bytes(content.replace(b'CREATE TABLE "CUPTI', b'CREXTE TABLE "CUPTI'))
     with pytest.raises(ConfigError, match=r"bad\.sqlite is a damaged SQLite file"):
         read_nsys(path)
 
