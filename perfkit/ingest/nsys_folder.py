@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from perfkit.errors import ConfigError
 from perfkit.ingest.nsys_source import STRINGS, Columns, Only, require_export, text_of
 
 SUFFIXES = (".parquet", ".arrow")
+# What a damaged file makes of polars: its own errors, and at times a panic, which is no Exception.
+UNREADABLE = (PolarsError, PanicException, OSError)
 # Arrow has a file format, which begins so, and a stream format.
 ARROW_FILE = b"ARROW1"
 
@@ -40,7 +42,7 @@ class FolderSource:
     def _is_readable(self, table: str, column: str) -> bool:
         try:
             self._scan(table).select(column).collect()
-        except PolarsError:
+        except UNREADABLE:
             self.unreadable.append(f"{table}.{column}")
             return False
         return True
@@ -55,7 +57,7 @@ class FolderSource:
     def _schema(self, table: str) -> Collection[str]:
         try:
             return self._scan(table).collect_schema().names()
-        except (PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(table, error) from error
 
     def _scan(self, table: str) -> pl.LazyFrame:
@@ -103,7 +105,7 @@ class FolderSource:
         rows = self._rows(table, None).select("rowid", pl.col(column).cast(pl.Binary))
         try:
             return rows.filter(pl.col(column).bin.size() > 0).collect().rows()
-        except PolarsError:
+        except UNREADABLE:
             return self._blobs_by_pyarrow(table, column)
 
     def _blobs_by_pyarrow(self, table: str, column: str) -> list[tuple[int, bytes]]:
@@ -136,7 +138,7 @@ class FolderSource:
     def _collected(self, table: str, rows: pl.LazyFrame) -> pl.DataFrame:
         try:
             return rows.collect()
-        except (PolarsError, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(table, error) from error
 
 

@@ -82,8 +82,9 @@ def read_schemas(source: Source) -> dict[int, list[tuple[str, int, str]]]:
     rows = source.values(ENTRIES, ("schemaId", "name", "offset", "type"), "name")
     found: dict[int, list[tuple[str, int, str]]] = {}
     for schema, name, offset, kind in dict.fromkeys(rows):
-        if kind in FORMATS:
-            found.setdefault(schema, []).append((str(name), offset or 0, FORMATS[kind]))
+        at = offset or 0
+        if kind in FORMATS and isinstance(at, int) and at >= 0:
+            found.setdefault(schema, []).append((str(name), at, FORMATS[kind]))
     return found
 
 

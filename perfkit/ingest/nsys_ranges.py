@@ -53,8 +53,9 @@ def read_ranges(source: Source) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
     rows = source.integers(RANGES, COLUMNS, {"eventType": RANGE_TYPES})
     whole = rows.drop_nulls(["start", "end"]).filter(pl.col("end") >= pl.col("start"))
     ids = whole["textId"].unique().drop_nulls()
+    own = source.values(RANGES, ("rowid", "text"), "text", {"eventType": RANGE_TYPES})
     texts = pl.DataFrame(
-        source.values(RANGES, ("rowid", "text"), "text", {"eventType": RANGE_TYPES}),
+        [(number, text) for number, text in own if isinstance(text, str)],
         schema={"rowid": pl.Int64, "text": pl.String},
         orient="row",
     )
@@ -84,7 +85,11 @@ def domains(source: Source) -> pl.DataFrame:
     names = source.strings(row[3] for row in rows if row[3] is not None)
     found = {(row[0], row[1]): text_of(row[2]) or names.get(row[3], "") for row in rows}
     frame = pl.DataFrame(
-        [(tid, domain, name) for (tid, domain), name in found.items()],
+        [
+            (tid, domain, name)
+            for (tid, domain), name in found.items()
+            if isinstance(tid, int) and isinstance(domain, int)
+        ],
         schema={"globalTid": pl.Int64, "domainId": pl.Int64, "domain": pl.String},
         orient="row",
     )

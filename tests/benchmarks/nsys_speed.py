@@ -5,22 +5,27 @@
 Makes an export of 5 million kernels on 8 GPUs, 5 million runtime calls and 0.36 million NVTX ranges
 (about 1 GB, in FOLDER or a temporary one, deleted at the end), and prints one JSON line: seconds
 and peak memory of the whole command, process start to printed split, and how many times the anchor
-`select count(*), sum(end - start)` that is. Exit code 3 when that is more than the goals allow.
+`select count(*), sum(end - start)` that is; the same tables as a parquetdir; what pandas takes for
+`read_sql` and an interval sweep, in an environment of its own (null where that cannot be made); and
+an export of 0.1 million kernels. Exit code 3 when that is more than the goals allow.
 """
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 MILLIONS, GPUS, CHUNK = 5, 8, 100_000
@@ -29,6 +34,27 @@ GIB = 2**30
 CHECK_FAILED = 3
 # Times the anchor, and GiB.
 GOALS = {"whole": (9.0, 1.2), "phases": (16.0, 2.2)}
+SMALL_KERNELS, SMALL_S = 100_000, 1.0
+PANDAS_GOAL, FOLDER_GOAL = 8.0, 2.0
+# The kernels as pandas users split them: sorted, the reach of what came before, gaps and overlaps.
+PANDAS = """
+import sqlite3, sys
+import pandas as pd
+query = (
+    'select start, "end", deviceId, globalPid, streamId, shortName '
+    "from CUPTI_ACTIVITY_KIND_KERNEL"
+)
+kernels = pd.read_sql(query, sqlite3.connect(sys.argv[1]))
+names = pd.read_sql("select id, value from StringIds", sqlite3.connect(sys.argv[1]))
+communication = set(names[names["value"].str.startswith("nccl")]["id"])
+kernels["comm"] = kernels["shortName"].isin(communication)
+for key, mine in kernels.groupby(["globalPid", "deviceId"]):
+    for rows in (mine, mine[mine["comm"]], mine[~mine["comm"]]):
+        rows = rows.sort_values("start")
+        reach = rows["end"].cummax().shift(fill_value=0)
+        begin = rows["start"].where(rows["start"] > reach, reach)
+        print(key, (rows["end"] - begin).clip(lower=0).sum())
+"""
 
 # Columns of nsys 2026.1 (schema 3.25), NOT NULL where nsys says so.
 KERNEL = """start INTEGER NOT NULL, end INTEGER NOT NULL, deviceId INTEGER NOT NULL,
@@ -165,12 +191,68 @@ def analyze(path: Path, *options: str) -> tuple[float, float]:
     return best
 
 
+def make_folder(folder: Path, num_kernels: int) -> Path:
+    """The same tables as `nsys export --type parquetdir` lays them out."""
+    folder.mkdir()
+    number = np.arange(num_kernels)
+    names = {LAUNCH: "cudaLaunchKernel_v7000", SYNC: "cudaStreamSynchronize_v3020"}
+    names |= {DECODE: "decode", **dict(enumerate(KERNELS, FIRST_KERNEL))}
+    tables = {
+        "CUPTI_ACTIVITY_KIND_KERNEL": table(KERNEL, kernels(number)),
+        "CUPTI_ACTIVITY_KIND_RUNTIME": table(RUNTIME, calls(number)),
+        "NVTX_EVENTS": pl.concat(
+            table(NVTX, ranges) for ranges in nvtx_ranges(num_kernels // GPUS)
+        ),
+        "StringIds": pl.DataFrame({"id": list(names), "value": list(names.values())}),
+        "TARGET_INFO_SESSION_START_TIME": pl.DataFrame({"utcEpochNs": [1790000000000000000]}),
+    }
+    for name, frame in tables.items():
+        frame.write_parquet(folder / f"{name}.parquet", compression="snappy")
+    return folder
+
+
+def table(declared: str, columns: Columns) -> pl.DataFrame:
+    names = [part.split()[0] for part in declared.split(",")]
+    count = next(len(column) for column in columns if isinstance(column, np.ndarray))
+    texts = {name for name, part in zip(names, declared.split(","), strict=True) if "TEXT" in part}
+    return pl.DataFrame(
+        [
+            pl.Series(name, column)
+            if isinstance(column, np.ndarray)
+            else pl.Series(name, [column] * count, dtype=pl.String if name in texts else pl.Int64)
+            for name, column in zip(names, columns, strict=True)
+        ]
+    )
+
+
+def pandas_s(path: Path, folder: Path) -> float | None:
+    """Seconds of pandas for the whole, once; None where it cannot be installed."""
+    home = folder / "pandas"
+    python = home / "bin" / "python"
+    try:
+        venv.create(home, with_pip=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "pandas"]
+        subprocess.run(install, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    start = time.perf_counter()
+    subprocess.run([str(python), "-c", PANDAS, str(path)], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
 def measure(folder: Path, millions: float) -> dict[str, Any]:
     path = folder / "synthetic.sqlite"
     try:
         make_export(path, round(millions * 1e6))
         anchor = anchor_s(path)
         runs = {"whole": analyze(path, "--no-phases"), "phases": analyze(path)}
+        pandas = pandas_s(path, folder)
+        tables = make_folder(folder / "synthetic_pqtdir", round(millions * 1e6))
+        runs["folder"] = analyze(tables, "--no-phases")
+        path.unlink()
+        make_export(path, SMALL_KERNELS)
+        runs["small"] = analyze(path)
+        whole = runs["whole"][0]
         return {
             "kernels": round(millions * 1e6),
             "file_gib": round(path.stat().st_size / GIB, 2),
@@ -178,9 +260,14 @@ def measure(folder: Path, millions: float) -> dict[str, Any]:
             **{f"{name}_s": round(seconds, 2) for name, (seconds, _peak) in runs.items()},
             **{f"{name}_ratio": round(s / anchor, 1) for name, (s, _peak) in runs.items()},
             **{f"{name}_peak_gib": round(peak, 2) for name, (_s, peak) in runs.items()},
+            "pandas_s": None if pandas is None else round(pandas, 1),
+            "pandas_over_whole": None if pandas is None else round(pandas / whole, 1),
+            "whole_over_folder": round(whole / runs["folder"][0], 1),
         }
     finally:
         path.unlink(missing_ok=True)
+        shutil.rmtree(folder / "synthetic_pqtdir", ignore_errors=True)
+        shutil.rmtree(folder / "pandas", ignore_errors=True)
 
 
 def main() -> int:
@@ -193,6 +280,8 @@ def main() -> int:
         found[f"{name}_ratio"] <= ratio and found[f"{name}_peak_gib"] <= peak
         for name, (ratio, peak) in GOALS.items()
     )
+    good &= (found["pandas_over_whole"] or PANDAS_GOAL) >= PANDAS_GOAL
+    good &= found["whole_over_folder"] >= FOLDER_GOAL and found["small_s"] <= SMALL_S
     return 0 if good else CHECK_FAILED
 
 

@@ -9,7 +9,9 @@ fail are kept in FOLDER. Exit code 1 when there were any.
 """
 
 import random
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from unittest.mock import patch
 
@@ -46,10 +48,23 @@ def check(path: Path) -> str:
     # Pages that nothing but sqlite looks at may be broken: then one of the two refuses.
     if by_pages is None or by_queries is None:
         return "refused" if by_pages is by_queries else "refused one way"
-    assert by_pages.activities.equals(by_queries.activities), "other activities by pages"
-    assert by_pages.ranges.equals(by_queries.ranges), "other ranges by pages"
     check_adds_up(by_pages.split)
+    check_adds_up(by_queries.split)
+    if is_sound(path):
+        assert by_pages.activities.equals(by_queries.activities), "other activities by pages"
+        assert by_pages.ranges.equals(by_queries.ranges), "other ranges by pages"
     return "told" if by_pages.warnings else "analysed"
+
+
+def is_sound(path: Path) -> bool:
+    """Whether sqlite finds nothing wrong with a database; in a broken one its queries miss rows."""
+    if path.is_dir():
+        return True
+    with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as file:
+        try:
+            return bool(file.execute("pragma integrity_check").fetchone() == ("ok",))
+        except (sqlite3.Error, UnicodeDecodeError):
+            return False
 
 
 def content(path: Path) -> dict[str, bytes]:

@@ -149,12 +149,17 @@ def as_folder(chance: random.Random, path: Path, folder: Path) -> Path:
         for (name,) in rows:
             columns = [row[1] for row in file.execute(f'pragma table_info("{name}")')]
             values = file.execute(f'select * from "{name}"').fetchall()
-            frame = pl.DataFrame(
-                values, schema=columns, orient="row", infer_schema_length=None, strict=False
-            )
-            frame.write_parquet(folder / f"{name}.parquet")
+            series = [column_of(name, [row[i] for row in values]) for i, name in enumerate(columns)]
+            pl.DataFrame(series).write_parquet(folder / f"{name}.parquet")
     files = sorted(folder.iterdir())
     if files and chance.random() < 0.5:
         broken = chance.choice(files)
         broken.write_bytes(change_bytes(chance, broken.read_bytes()))
     return folder
+
+
+def column_of(name: str, values: list[object]) -> pl.Series:
+    """A column of one type: that of its first value, what does not fit is null."""
+    kind = next((type(value) for value in values if value is not None), int)
+    fitting = [value if isinstance(value, kind) else None for value in values]
+    return pl.Series(name, fitting, dtype=pl.Int64 if kind is int else None, strict=False)
