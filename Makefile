@@ -60,6 +60,7 @@ bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one r
 	$(BIN)/python tests/benchmarks/generate_ratio.py smollm2-135m-instruct
 	$(BIN)/python tests/benchmarks/nsys_speed.py
 	$(BIN)/python tests/benchmarks/kineto_speed.py
+	$(BIN)/python tests/benchmarks/many_ranks.py
 
 clean:  ## Remove the virtual environment and the runs
 	rm -rf $(VENV) runs
