@@ -7,6 +7,7 @@ take what `keep` returned in place of the result itself.
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,12 +58,16 @@ class Cores(Here):
         if cores < 2:
             return super().keep(function, rows)
         # A forked child of a process with polars' threads can hang: new ones are started.
-        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-            futures = {index: pool.submit(function, *rows[index]) for index in others}
-            return [
-                futures[index].result() if index in futures else function(*row)
-                for index, row in enumerate(rows)
-            ]
+        try:
+            with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+                futures = {index: pool.submit(function, *rows[index]) for index in others}
+                return [
+                    futures[index].result() if index in futures else function(*row)
+                    for index, row in enumerate(rows)
+                ]
+        except BrokenProcessPool:
+            # One was killed, for its memory perhaps: one file after the other needs less.
+            return super().keep(function, rows)
 
 
 class Dask:

@@ -1,6 +1,9 @@
 """The same analysis in one process, on all cores, and on a real dask scheduler with two workers."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -92,6 +95,17 @@ def assert_same(found: Analysis, expected: Analysis, *, but: tuple[str, ...] = (
 def test_all_cores_give_the_same_tables(mixed: list[Path]) -> None:
     cores = Cores(lambda function, _row: function.__name__ == "read_place")
     assert_same(analyze_traces(mixed, executor=cores), analyze_traces(mixed, executor=Here()))
+
+
+def dies_in_a_child(value: int) -> int:
+    """Twice the value, but killed in any process that is not pytest's own."""
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * value
+
+
+def test_a_killed_process_costs_time_and_no_file() -> None:
+    assert Cores(lambda _function, _row: True).keep(dies_in_a_child, [(1,), (2,)]) == [2, 4]
 
 
 def test_two_workers_give_the_same_tables_and_the_same_findings(
