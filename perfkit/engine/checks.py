@@ -7,7 +7,8 @@ from torch import nn
 from perfkit.collect.settings import RunSettings
 from perfkit.engine.stage import Stage, fresh_rotary
 from perfkit.engine.topology import Topology
-from perfkit.errors import CheckFailed
+from perfkit.errors import CheckFailed, ConfigError
+from perfkit.predict.memory import GIB, Workload, rank_parts
 from perfkit.predict.spec import ModelSpec
 from perfkit.predict.tensors import local_parameter_bytes
 
@@ -38,6 +39,47 @@ def check_bytes(stage: Stage, spec: ModelSpec, topology: Topology, settings: Run
             f"predicted for tp={topology.tp}, pp={topology.pp} of {spec.id}. The model was not "
             "sharded as expected; report this with the versions in run.json.",
         )
+
+
+def check_fits(
+    spec: ModelSpec, settings: RunSettings, topology: Topology, free_bytes: int
+) -> str | None:
+    """Before loading: ConfigError when weights and KV cache alone need more than is free.
+
+    Returns a warning when only the estimate of activations and workspaces goes beyond it.
+    """
+    work = Workload(
+        batch=settings.batch,
+        context=(settings.prompt_tokens or 0) + settings.new_tokens,
+        prompt=settings.prompt_tokens,
+        microbatches=settings.microbatches,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
+    parts = rank_parts(
+        spec,
+        work,
+        tp=settings.tp,
+        pp=settings.pp,
+        tp_rank=topology.tp_rank,
+        pp_rank=topology.pp_rank,
+        split=settings.split,
+    )
+    weights, kv = parts["weights_bytes"], parts["kv_bytes"]
+    needed = (
+        f"rank {topology.rank} needs {weights / GIB:.1f} GiB for weights and {kv / GIB:.1f} GiB "
+        f"for the KV cache of {work.batch} x {work.context} tokens"
+    )
+    free = f"its GPU has {free_bytes / GIB:.1f} GiB free"
+    if weights + kv > free_bytes:
+        raise ConfigError(
+            f"{needed}; {free}. Nothing was loaded. Use more --tp or --pp, a smaller --batch or "
+            "shorter prompts; `perfkit memory` shows what fits.",
+        )
+    if sum(parts.values()) > free_bytes:
+        others = (sum(parts.values()) - weights - kv) / GIB
+        return f"{needed}, and about {others:.1f} GiB for activations; {free}: it may not fit"
+    return None
 
 
 def check_no_meta(model: nn.Module) -> None:

@@ -55,6 +55,10 @@ def make_stage(rank: "Rank", topology: Topology) -> EagerDecoder | GraphDecoder:
     settings = rank.settings
     spec = spec_from_config(rank.model_config, model_id=rank.model_id)
     layers = stage_layers(spec.num_layers, settings.pp, settings.split)[topology.pp_rank]
+    if topology.device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(topology.device)
+        if doubt := checks.check_fits(spec, settings, topology, free):
+            rank.tell(doubt)
     rank.tell("building and sharding the model")
     with rank.timed("build_s"):
         stage = build_stage(settings, rank.model_config, layers, topology)

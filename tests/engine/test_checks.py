@@ -1,5 +1,6 @@
 """The start-up checks catch the silent failures they are there for."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from perfkit.engine.loading import load_safetensors
 from perfkit.engine.stage import Stage, build_stage
 from perfkit.engine.topology import Topology
 from perfkit.errors import CheckFailed, ConfigError
-from perfkit.predict.spec import spec_from_config
+from perfkit.predict.spec import ModelSpec, spec_from_config
+
+ROOT = Path(__file__).parents[2]
 
 
 def alone(tp: int = 1) -> Topology:
@@ -68,3 +71,30 @@ def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> N
     other = save_tiny("llama-tied", tmp_path)
     with pytest.raises(ConfigError, match=r"has no tensor lm_head\.weight"):
         load_safetensors(stage, other, lambda _share: None)
+
+
+def llama_70b() -> tuple[ModelSpec, RunSettings]:
+    card = json.loads((ROOT / "models/cards/llama-3.3-70b/config.json").read_text())
+    settings = RunSettings(
+        model_id="llama-3.3-70b",
+        model_folder=None,
+        batch=8,
+        prompt_tokens=2048,
+        new_tokens=128,
+        dtype="bfloat16",
+        device="cuda",
+    )
+    return spec_from_config(card, model_id="llama-3.3-70b"), settings
+
+
+def test_a_model_that_cannot_fit_is_refused_with_both_numbers() -> None:
+    """70,553,706,496 parameters of 2 bytes, 327,680 bytes of KV cache a token."""
+    spec, settings = llama_70b()
+    with pytest.raises(ConfigError, match=r"131\.4 GiB for weights and 5\.3 GiB .* 79\.1 GiB free"):
+        checks.check_fits(spec, settings, alone(), round(79.1 * 2**30))
+
+
+def test_a_model_that_may_not_fit_is_told_and_one_that_does_is_not() -> None:
+    spec, settings = llama_70b()
+    assert "may not fit" in str(checks.check_fits(spec, settings, alone(), round(137.5 * 2**30)))
+    assert checks.check_fits(spec, settings, alone(), 192 * 2**30) is None
