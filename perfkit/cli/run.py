@@ -39,7 +39,9 @@ def command(
     tp: int = typer.Option(1, min=1, help="Tensor-parallel ranks in a stage (inside a node)."),
     pp: int = typer.Option(1, min=1, help="Pipeline stages (across nodes)."),
     split: str | None = typer.Option(
-        None, help="Layers of each stage, e.g. 16,14. [default: as even as possible]"
+        None,
+        help="Layers of each stage, e.g. 16,14, or balanced: the last stage, which also has the "
+        "head, gets fewer. [default: as even as possible]",
     ),
     batch: int = typer.Option(1, min=1, help="Sequences in flight."),
     microbatches: int | None = typer.Option(

@@ -23,7 +23,7 @@ from perfkit.engine.models import LocalModel, find_model
 from perfkit.engine.prompts import read_prompts
 from perfkit.errors import ConfigError, ToolMissing
 from perfkit.predict.spec import ModelSpec, spec_from_config
-from perfkit.predict.tensors import check_layout, tensors
+from perfkit.predict.tensors import balanced_layers, check_layout, tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def plan_run(
     one_of("--decode", rest["decode"], DECODES)
     found = find_model(model, models_dir, weights=load == "safetensors")
     spec = spec_from_config(found.config, model_id=found.id)
-    counts = parse_split(split)
+    counts = parse_split(split, spec, pp)
     check_layout(spec, tp=tp, pp=pp, split=counts)
     place = find_place(tp * pp, os.environ)
     check_tokens(spec, rest["prompt_tokens"], rest["new_tokens"])
@@ -207,14 +207,17 @@ def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
         raise ConfigError(f"{option} {value!r} is not known. Use {', '.join(allowed)}.")
 
 
-def parse_split(text: str | None) -> tuple[int, ...] | None:
+def parse_split(text: str | None, spec: ModelSpec, pp: int) -> tuple[int, ...] | None:
+    """Layer counts; `balanced` are those that make all stages equally fast."""
     if text is None:
         return None
+    if text == "balanced":
+        return balanced_layers(spec, pp)
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(
-            f"--split {text!r} is not a list of layer counts such as 16,14."
+            f"--split {text!r} is neither balanced nor a list of layer counts such as 16,14."
         ) from None
 
 

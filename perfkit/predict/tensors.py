@@ -67,6 +67,29 @@ def stage_layers(num_layers: int, pp: int, split: Sequence[int] | None = None) -
     return [range(start, start + count) for start, count in zip(starts, split, strict=True)]
 
 
+def balanced_layers(spec: ModelSpec, pp: int) -> tuple[int, ...]:
+    """Layers of each stage so that the slowest reads the fewest weights in a decode step.
+
+    The last stage also reads the head: it has fewer layers by head / layer, shared among the
+    stages. Llama-3.1-8B, whose head is as large as 2.4 layers, over 2 stages: 17 + 15. Counts
+    weights only: attention over a long context is alike in all layers.
+    """
+    stage_layers(spec.num_layers, pp)
+    if pp == 1:
+        return (spec.num_layers,)
+    tensors = local_tensors(spec, tp=1, pp=1, tp_rank=0, pp_rank=0)
+    of_layers = sum(tensor.num_values for tensor in tensors if tensor.layer is not None)
+    head = spec.vocab * spec.hidden * spec.num_layers / of_layers
+
+    def slowest(last: int) -> float:
+        others = -(-(spec.num_layers - last) // (pp - 1))
+        return max(others, last + head)
+
+    possible = range(1, spec.num_layers - pp + 2)
+    last = min(possible, key=lambda count: (slowest(count), abs(count - spec.num_layers / pp)))
+    return (*(len(part) for part in stage_layers(spec.num_layers - last, pp - 1)), last)
+
+
 def shard_sizes(total: int, tp: int, *, num_kv_heads: int | None = None) -> tuple[int, ...]:
     """How AutoTP cuts one dimension: by whole kv heads where it can, else in grains of 64.
 

@@ -11,6 +11,7 @@ from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_config, load_spec
 from perfkit.predict.spec import num_parameters, spec_from_config
 from perfkit.predict.tensors import (
+    balanced_layers,
     check_layout,
     kv_heads_of_rank,
     local_parameter_bytes,
@@ -130,3 +131,20 @@ def test_bytes_of_gpt_oss_shards() -> None:
 def test_a_layout_that_cannot_run_says_what_to_use(layout: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_layout(load_spec("llama-3.3-70b"), **layout)
+
+
+@pytest.mark.parametrize(
+    ("model", "pp", "layers"),
+    [
+        ("llama-3.1-8b", 1, (32,)),
+        ("llama-3.1-8b", 2, (17, 15)),
+        ("llama-3.3-70b", 2, (41, 39)),
+        ("llama-3.3-70b", 3, (27, 27, 26)),
+        ("llama-3.2-1b", 4, (5, 5, 5, 1)),
+    ],
+)
+def test_a_balanced_split_gives_the_stage_with_the_head_fewer_layers(
+    model: str, pp: int, layers: tuple[int, ...]
+) -> None:
+    """8B: a layer has 218,112,000 values, the head 525,336,576; 1B: 60,821,504 and 262,668,288."""
+    assert balanced_layers(load_spec(model), pp) == layers
