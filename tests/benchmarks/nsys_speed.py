@@ -21,6 +21,7 @@ import time
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def analyze(path: Path, *options: str) -> tuple[float, float]:
     return best
 
 
-def make_folder(folder: Path, num_kernels: int) -> Path:
+def make_folder(folder: Path, num_kernels: int) -> None:
     """The same tables as `nsys export --type parquetdir` lays them out."""
     folder.mkdir()
     number = np.arange(num_kernels)
@@ -208,7 +209,6 @@ def make_folder(folder: Path, num_kernels: int) -> Path:
     }
     for name, frame in tables.items():
         frame.write_parquet(folder / f"{name}.parquet", compression="snappy")
-    return folder
 
 
 def table(declared: str, columns: Columns) -> pl.DataFrame:
@@ -240,22 +240,32 @@ def pandas_s(path: Path, folder: Path) -> float | None:
     return time.perf_counter() - start
 
 
+def kernels_of(millions: float) -> int:
+    return round(millions * 1e6)
+
+
 def measure(folder: Path, millions: float) -> dict[str, Any]:
     path = folder / "synthetic.sqlite"
     try:
-        make_export(path, round(millions * 1e6))
+        make_export(path, kernels_of(millions))
         anchor = anchor_s(path)
         runs = {"whole": analyze(path, "--no-phases"), "phases": analyze(path)}
-        pandas = pandas_s(path, folder)
-        tables = make_folder(folder / "synthetic_pqtdir", round(millions * 1e6))
+        size, pandas = path.stat().st_size, pandas_s(path, folder)
+        tables = folder / "synthetic_pqtdir"
+        # A child counts what its parent held as its own peak: the tables are made in another.
+        maker = get_context("spawn").Process(
+            target=make_folder, args=(tables, kernels_of(millions))
+        )
+        maker.start()
+        maker.join()
         runs["folder"] = analyze(tables, "--no-phases")
         path.unlink()
         make_export(path, SMALL_KERNELS)
         runs["small"] = analyze(path)
         whole = runs["whole"][0]
         return {
-            "kernels": round(millions * 1e6),
-            "file_gib": round(path.stat().st_size / GIB, 2),
+            "kernels": kernels_of(millions),
+            "file_gib": round(size / GIB, 2),
             "anchor_s": round(anchor, 3),
             **{f"{name}_s": round(seconds, 2) for name, (seconds, _peak) in runs.items()},
             **{f"{name}_ratio": round(s / anchor, 1) for name, (s, _peak) in runs.items()},
