@@ -96,7 +96,7 @@ class GraphDecoder:
     def __init__(self, stage: Stage, topology: Topology) -> None:
         self.stage, self.topology = stage, topology
         self.captures = topology.device.type == "cuda"
-        self.runs_ahead = self.captures and topology.pp == 1
+        self.runs_ahead = self.captures
         kernels = kernels_for(topology.device)
         self.problem = kernels.problem
         self.step = DecodeStep(stage, kernels)

@@ -152,6 +152,18 @@ def test_tokens_of_the_static_decode_step_equal_generate(
 
 
 @pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
+def test_tokens_read_after_the_next_step_is_queued_equal_generate(
+    tp: int, pp: int, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    untied = tiny_models["llama-untied"]
+    cases = [
+        a_case(untied, prompts=PADDED, microbatches=m, decode="graph", runs_ahead=True)
+        for m in (1, 2, 4)
+    ]
+    assert_same_tokens(tmp_path, tp, pp, [*cases, *map(with_eos, cases)])
+
+
+@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
 def test_tokens_of_the_demo_model_equal_generate(
     tp: int, pp: int, tmp_path: Path, smollm2: Path
 ) -> None:

@@ -44,6 +44,7 @@ def run_case(case: dict[str, Any], topology: Topology, recorder: Recorder) -> li
     layers = stage_layers(spec.num_layers, topology.pp, split)[topology.pp_rank]
     stage = build_stage(settings, config, layers, topology)
     decoder = make_decoder(case.get("decode", "eager"), stage, topology)
+    decoder.runs_ahead = case.get("runs_ahead", decoder.runs_ahead)
     load_safetensors(stage, folder, lambda _share: None)
     checks.check_bytes(stage, spec, topology, settings)
     checks.check_no_meta(stage.model)
