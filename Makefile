@@ -8,7 +8,7 @@ DEMO_RUN ?= runs/demo
 GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 DEMO_LAYOUT ?= $(if $(filter 1,$(GPUS)),--tp 1 --pp 1,$(if $(filter 2 3,$(GPUS)),--tp 2 --pp 1,--tp 2 --pp 2))
 
-.PHONY: help demo test test-gpu check format bench clean
+.PHONY: help demo test test-gpu check format readme bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		cp constraints.txt $(VENV)/constraints.txt; \
 		$(PIP) install --quiet -c $(VENV)/constraints.txt torch; \
 	fi
-	DS_BUILD_OPS=0 $(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[run,demo,report,cluster,dev]'
+	DS_BUILD_OPS=0 $(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[run,quantize,demo,report,cluster,dev]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## Run, analyze, predict, compare and report SmolLM2-135M on local ranks
@@ -54,6 +54,14 @@ format: $(VENV)/.installed  ## Rewrite the code in the project's format
 
 test-gpu: $(VENV)/.installed  ## The tests that need GPUs, and the engine's tokens on as many as there are
 	$(BIN)/python -m pytest tests/gpu tests/engine
+
+# README has what the command prints between two comments; a test compares them.
+PRINTED := <!-- perfkit report traces
+readme: $(VENV)/.installed  ## Redraw README's table and picture from traces/
+	$(BIN)/perfkit report traces/*/ -o traces/overview.svg --force
+	$(BIN)/perfkit report traces/*/ --format md > $(VENV)/printed.md
+	sed -e '/^$(PRINTED)/r $(VENV)/printed.md' -e '/^$(PRINTED)/,/^<!-- end/{//!d;}' README.md > $(VENV)/README.md
+	cp $(VENV)/README.md README.md
 
 bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one run
 	$(BIN)/perfkit fetch smollm2-135m-instruct

@@ -57,6 +57,11 @@ def command(
     dtype: str | None = typer.Option(
         None, help="float32, bfloat16 or float16. [default: bfloat16 on GPUs, float32 on CPUs]"
     ),
+    quantize: str = typer.Option(
+        "none",
+        help="int8 or fp8: linear layers of the decoder blocks with 8-bit weights (torchao); "
+        "activations, embedding and head keep --dtype.",
+    ),
     load: str = typer.Option(
         "safetensors", help="safetensors, or dummy for random weights without any file."
     ),
@@ -130,6 +135,7 @@ def command(
         new_tokens=new_tokens,
         stop_at_eos=stop_at_eos,
         dtype=dtype,
+        quantize=quantize,
         load=load,
         sharding=sharding,
         decode=decode,

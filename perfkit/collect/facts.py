@@ -9,7 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("perfkit", "torch", "deepspeed", "transformers", "safetensors", "numpy", "nvtx")
+PACKAGES = (
+    "perfkit",
+    "torch",
+    "deepspeed",
+    "transformers",
+    "safetensors",
+    "torchao",
+    "numpy",
+    "nvtx",
+)
 
 # Only these Slurm variables are kept; the rest of the environment can hold secrets.
 SLURM_KEPT = (

@@ -15,7 +15,14 @@ from perfkit.collect.collectors import AUTO, AUTO_OF_PROGRAMS, Collector, choose
 from perfkit.collect.containers import gpu_hint
 from perfkit.collect.facts import gpu_facts, host_facts
 from perfkit.collect.launch import Place, find_place, num_tasks
-from perfkit.collect.settings import DECODES, DTYPES, LOADS, SHARDINGS, RunSettings
+from perfkit.collect.settings import (
+    DECODES,
+    DTYPES,
+    LOADS,
+    SHARDINGS,
+    RunSettings,
+    check_quantize,
+)
 from perfkit.collect.tasks import EngineTask, ProgramTask, Task
 from perfkit.collect.wrapping import parse_ranks
 from perfkit.engine.checkpoint import check_shapes, read_checkpoint
@@ -69,6 +76,7 @@ def plan_run(
     one_of("--load", load, LOADS)
     one_of("--decode", rest["decode"], DECODES)
     found = find_model(model, models_dir, weights=load == "safetensors")
+    check_quantize(rest["quantize"], {"id": found.id, "config": found.config})
     spec = spec_from_config(found.config, model_id=found.id)
     counts = parse_split(split, spec, pp)
     check_layout(spec, tp=tp, pp=pp, split=counts)

@@ -336,5 +336,5 @@ def engine_facts(folder: RunFolder, rank: int) -> dict[str, Any]:
     if not path.is_file():
         return {}
     content = read_json(path)
-    kept = ("host", "device", "layers", "decode", "experts", "memory")
+    kept = ("host", "device", "layers", "decode", "experts", "quantize", "memory")
     return {key: content[key] for key in kept if content.get(key) is not None}

@@ -1,13 +1,19 @@
 """What one run is asked to do: one frozen record, written to run.json and read by every rank."""
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from perfkit.errors import ConfigError, ToolMissing
+from perfkit.predict.spec import spec_from_config
 
 DTYPES = ("float32", "bfloat16", "float16")
 LOADS = ("safetensors", "dummy")
 DECODES = ("eager", "graph")
 SHARDINGS = ("autotp", "hf-tp", "none")
+QUANTIZES = ("none", "int8", "fp8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,9 @@ class RunSettings:
     new_tokens: int = 32
     stop_at_eos: bool = False
     dtype: str = "float32"
+    quantize: str = "none"
+    """Weights of the decoder blocks' linear layers in 8 bits; all else, embedding and head too, in
+    dtype."""
     load: str = "safetensors"
     sharding: str = "autotp"
     """What cuts a stage between tensor-parallel ranks: DeepSpeed AutoTP, or a reference for it."""
@@ -54,3 +63,26 @@ def settings_from_dict(content: Mapping[str, Any]) -> RunSettings:
     if known["split"] is not None:
         known["split"] = tuple(known["split"])
     return RunSettings(**known)
+
+
+def check_quantize(quantize: str, model: Mapping[str, Any]) -> None:
+    """ConfigError or ToolMissing when this model's weights cannot be quantised here.
+
+    `model` is what run.json says of it: id and config.
+    """
+    if quantize not in QUANTIZES:
+        raise ConfigError(f"--quantize {quantize!r} is not known. Use {', '.join(QUANTIZES)}.")
+    if quantize == "none":
+        return
+    spec = spec_from_config(model["config"], model_id=model["id"])
+    if spec.num_experts:
+        raise ConfigError(
+            f"--quantize {quantize}: {spec.id} has {spec.num_experts} experts a layer, and only "
+            "ordinary linear layers are quantised. Use --quantize none, or a model without "
+            "experts.",
+        )
+    if importlib.util.find_spec("torchao") is None:
+        raise ToolMissing(
+            f"--quantize {quantize}: torchao cannot be imported by {sys.executable}. In the "
+            "environment of your torch: pip install --no-deps 'torchao>=0.18,<0.19'",
+        )

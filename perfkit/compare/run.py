@@ -228,6 +228,9 @@ def doubts(run: Mapping[str, Any], headline: pl.DataFrame) -> list[str]:
     missing = headline.filter(pl.col("measured").is_null())["measure"].to_list()
     if missing:
         found.append(f"not measured: {', '.join(missing)}")
+    quantize = run["config"].get("quantize", "none")
+    if quantize != "none":
+        found.append(f"weights were held as {quantize}, but 16-bit ones are predicted")
     if run["config"]["load"] == "dummy":
         found.append("weights were random (--load dummy): times hold, text does not")
     return found

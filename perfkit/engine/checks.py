@@ -5,12 +5,13 @@ import torch.distributed as dist
 from torch import nn
 
 from perfkit.collect.settings import RunSettings
+from perfkit.engine.quantize import parameter_bytes, quantised_bytes
 from perfkit.engine.stage import Stage, fresh_rotary
 from perfkit.engine.topology import Topology
 from perfkit.errors import CheckFailed, ConfigError
 from perfkit.predict.memory import GIB, Workload, rank_parts
 from perfkit.predict.spec import ModelSpec
-from perfkit.predict.tensors import local_parameter_bytes
+from perfkit.predict.tensors import local_tensors
 
 # Logits of tensor-parallel ranks come out of the same all-reduce.
 LOGITS_TOLERANCE = 1e-3
@@ -18,20 +19,26 @@ LOGITS_TOLERANCE = 1e-3
 
 def local_bytes(stage: Stage) -> int:
     """Bytes of the parameters this rank holds, each storage once."""
-    return sum(p.numel() * p.element_size() for p in stage.model.parameters())
+    own = sum(p.numel() * p.element_size() for p in stage.model.parameters())
+    return own + quantised_bytes(stage.model)
 
 
-def check_bytes(stage: Stage, spec: ModelSpec, topology: Topology, settings: RunSettings) -> None:
-    """AutoTP can leave a model whole without a word: right tokens, tp times the memory."""
-    predicted = local_parameter_bytes(
+def predicted_bytes(spec: ModelSpec, topology: Topology, settings: RunSettings) -> int:
+    """Bytes of the parameters this rank will hold; quantised weights are never held in 16 bits."""
+    held = local_tensors(
         spec,
         tp=topology.tp,
         pp=topology.pp,
         tp_rank=topology.tp_rank,
         pp_rank=topology.pp_rank,
-        dtype=settings.dtype,
         split=settings.split,
     )
+    return parameter_bytes(held, settings)
+
+
+def check_bytes(stage: Stage, spec: ModelSpec, topology: Topology, settings: RunSettings) -> None:
+    """AutoTP can leave a model whole without a word: right tokens, tp times the memory."""
+    predicted = predicted_bytes(spec, topology, settings)
     held = local_bytes(stage)
     if held != predicted:
         raise CheckFailed(
@@ -65,6 +72,7 @@ def check_fits(
         pp_rank=topology.pp_rank,
         split=settings.split,
     )
+    parts["weights_bytes"] = predicted_bytes(spec, topology, settings)
     weights, kv = parts["weights_bytes"], parts["kv_bytes"]
     needed = (
         f"rank {topology.rank} needs {weights / GIB:.1f} GiB for weights and {kv / GIB:.1f} GiB "

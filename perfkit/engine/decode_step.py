@@ -15,6 +15,7 @@ from torch import nn
 
 from perfkit.engine.decode_kernels import Kernels
 from perfkit.engine.parallel_linear import RowLinear
+from perfkit.engine.quantize import SCALE, quantised_linear
 from perfkit.engine.stage import Stage
 from perfkit.engine.static_kv import StaticKV
 from perfkit.errors import ConfigError
@@ -22,27 +23,34 @@ from perfkit.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Weights [sum of rows, D] of linear layers that share an input, and their biases."""
+    """Weights [sum of rows, D] of linear layers that share an input, their biases and scales."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
+    weight_scale: torch.Tensor | None
+    """[sum of rows, 1] where the weights are quantised"""
 
 
 def pack(layers: Sequence[nn.Module]) -> Packed:
     """Put the layers' parameters side by side; each keeps its own parameter, now a view."""
-    weight = _side_by_side([layer.get_parameter("weight") for layer in layers])
-    if getattr(layers[0], "bias", None) is None:
-        return Packed(weight, None)
-    return Packed(weight, _side_by_side([layer.get_parameter("bias") for layer in layers]))
+    weight = _side_by_side(layers, "weight")
+    assert weight is not None
+    return Packed(weight, _side_by_side(layers, "bias"), _side_by_side(layers, SCALE))
 
 
-def _side_by_side(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    whole = torch.cat([parameter.data for parameter in parameters])
+def _side_by_side(layers: Sequence[nn.Module], name: str) -> torch.Tensor | None:
+    """None where the layers have no such parameter."""
+    if getattr(layers[0], name, None) is None:
+        return None
+    parameters: list[torch.Tensor] = [getattr(layer, name) for layer in layers]
+    first, rows = parameters[0], sum(len(parameter) for parameter in parameters)
+    whole = first.new_empty(rows, *first.shape[1:])
     row = 0
     for parameter in parameters:
-        rows = parameter.shape[0]
-        parameter.data = whole[row : row + rows]
-        row += rows
+        part = whole[row : row + len(parameter)]
+        part.copy_(parameter.data)
+        parameter.data = part
+        row += len(part)
     return whole
 
 
@@ -115,28 +123,29 @@ class DecodeStep:
         """The gated MLP in three kernels; any other (experts) as it is."""
         if not hasattr(module, "gate_proj") or self.stage.config.hidden_act != "silu":
             return lambda inputs: _first(module(inputs[:, None]))[:, 0]
-        both, gated, linear = (
-            pack([module.gate_proj, module.up_proj]),
-            self.kernels.gated,
-            self.kernels.linear,
-        )
+        both, gated = pack([module.gate_proj, module.up_proj]), self.kernels.gated
         return lambda inputs: self._project(
-            module.down_proj, gated(linear(inputs, both.weight, both.bias))
+            module.down_proj, gated(self._product(both, inputs, both.bias))
         )
+
+    def _product(self, layer: Any, inputs: torch.Tensor, bias: Any = None) -> torch.Tensor:
+        """[b, D] times the weights of a layer, or of several, that may be quantised."""
+        scale = getattr(layer, SCALE, None)
+        if scale is None:
+            return self.kernels.linear(inputs, layer.weight, bias)
+        return quantised_linear(inputs, layer.weight, scale, bias)
 
     def _project(self, module: Any, inputs: torch.Tensor) -> torch.Tensor:
         """A linear layer, or this rank's part of one, and the sum over its ranks."""
-        linear = self.kernels.linear
         if isinstance(module, RowLinear):
-            return module.whole(linear(module.own(inputs), module.weight))
-        outputs: torch.Tensor = linear(inputs, module.weight, module.bias)
-        return outputs
+            return module.whole(self._product(module, module.own(inputs)))
+        return self._product(module, inputs, module.bias)
 
     def new_kv(self, batch: int, slots: int, device: torch.device) -> StaticKV:
         """Buffers for a microbatch of `batch` sequences of at most `slots` tokens."""
         first = self.layers[0]
         shape = (batch, slots, first.kv_heads, first.head_size)
-        return StaticKV(shape, len(self.layers), first.qkv.weight.dtype, device)
+        return StaticKV(shape, len(self.layers), first.before_attention.weight.dtype, device)
 
     def __call__(self, inputs: torch.Tensor, kv: StaticKV) -> torch.Tensor:
         """Token ids [b, 1] or hidden [b, 1, D] -> hidden [b, 1, D], or logits [b, V] when last."""
@@ -179,7 +188,7 @@ class DecodeStep:
         kv: StaticKV,
     ) -> torch.Tensor:
         kernels, keys, values = self.kernels, kv.keys[index], kv.values[index]
-        heads = kernels.linear(normed, layer.qkv.weight, layer.qkv.bias)
+        heads = self._product(layer.qkv, normed, layer.qkv.bias)
         heads = heads.view(normed.shape[0], -1, layer.head_size)
         if layer.query_norm is not None and layer.key_norm is not None:
             heads = self._normed_heads(layer, heads)

@@ -17,6 +17,7 @@ from torch import nn
 from perfkit.engine.checkpoint import StoredTensor, read_checkpoint
 from perfkit.engine.moe import divided_dims, expert_modules
 from perfkit.engine.pieces import PackedPiece, Piece, expert_pieces, plain_piece
+from perfkit.engine.quantize import QuantizedColumn, quantised_layers
 from perfkit.engine.sharding import slices
 from perfkit.engine.stage import Stage
 from perfkit.engine.topology import Topology
@@ -26,9 +27,14 @@ DUMMY_RANGE = 0.02
 HEAD = "lm_head.weight"
 
 
-def named_parameters(stage: Stage) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """(module name, checkpoint name, parameter) of everything this rank holds, each once."""
-    for name, parameter in stage.model.named_parameters():
+def named_parameters(stage: Stage) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """(module name, checkpoint name, parameter) of everything this rank holds, each once.
+
+    Quantised weights are among them, although they are buffers.
+    """
+    quantised = quantised_layers(stage.model).items()
+    weights = ((f"{name}.weight", layer.weight) for name, layer in quantised)
+    for name, parameter in (*stage.model.named_parameters(), *weights):
         yield name, checkpoint_name(stage, name), parameter
 
 
@@ -61,6 +67,7 @@ def load_safetensors(stage: Stage, folder: Path, on_progress: Callable[[float], 
 def pieces(stage: Stage, stored: Mapping[str, StoredTensor]) -> list[Piece | PackedPiece]:
     """Everything to be read for this rank; a bias that another rank adds is set to zero here."""
     parts, experts = slices(stage.model), dict(expert_modules(stage.model))
+    quantised = quantised_layers(stage.model)
     found: list[Piece | PackedPiece] = []
     for name, stored_name, parameter in named_parameters(stage):
         owner, _, last = name.rpartition(".")
@@ -70,7 +77,8 @@ def pieces(stage: Stage, stored: Mapping[str, StoredTensor]) -> list[Piece | Pac
             found.extend(expert_pieces(stored_name, experts[owner], parameter, stored))
         else:
             source = stored_name if stored_name in stored else _tied(stage, stored_name)
-            found.append(plain_piece(source, parameter, parts.get(name), stored))
+            layer = quantised.get(owner) if last == "weight" else None
+            found.append(plain_piece(source, parameter, parts.get(name), stored, layer))
     return found
 
 
@@ -115,7 +123,7 @@ def _copy(piece: Piece | PackedPiece, files: Files, file: Path) -> None:
             f"needs {list(piece.target.shape)}. Copy config.json and weights from the same place.",
         )
     with torch.no_grad():
-        piece.target.copy_(values)
+        piece.fill(values)
 
 
 def fill_dummy(stage: Stage, topology: Topology, seed: int) -> None:
@@ -125,6 +133,7 @@ def fill_dummy(stage: Stage, topology: Topology, seed: int) -> None:
     the generator starts from the tensor's name; divided tensors add the rank.
     """
     divided = {*slices(stage.model), *divided_stacks(stage.model)}
+    quantised = quantised_layers(stage.model)
     generator = torch.Generator(device=topology.device)
     with torch.no_grad():
         for name, stored_name, parameter in named_parameters(stage):
@@ -135,7 +144,18 @@ def fill_dummy(stage: Stage, topology: Topology, seed: int) -> None:
             else:
                 own = topology.tp_rank if name in divided else 0
                 generator.manual_seed(_seed(f"{seed}/{stored_name}/{own}"))
-                parameter.uniform_(-DUMMY_RANGE, DUMMY_RANGE, generator=generator)
+                _fill_random(parameter, quantised.get(name.rpartition(".")[0]), generator)
+
+
+def _fill_random(
+    parameter: torch.Tensor, layer: QuantizedColumn | None, generator: torch.Generator
+) -> None:
+    """Uniform within +-0.02; a layer with 8-bit weights quantises the same numbers."""
+    if layer is None:
+        parameter.uniform_(-DUMMY_RANGE, DUMMY_RANGE, generator=generator)
+        return
+    weight = torch.empty(parameter.shape, dtype=layer.dtype, device=parameter.device)
+    layer.set_weight(weight.uniform_(-DUMMY_RANGE, DUMMY_RANGE, generator=generator))
 
 
 def divided_stacks(model: nn.Module) -> Iterator[str]:

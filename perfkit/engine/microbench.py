@@ -16,8 +16,10 @@ import torch.distributed as dist
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+from perfkit.engine.gpu_bench import GpuBench
 from perfkit.engine.session import device_name, prepare_torch
 from perfkit.engine.stage import DTYPES
+from perfkit.engine.step_bench import step_points
 from perfkit.engine.topology import Topology, connect, disconnect
 from perfkit.predict.work import DISPATCHES_PER_LAYER, DISPATCHES_PER_PASS
 from perfkit.schema import write_json
@@ -54,6 +56,11 @@ def run(rank: "Rank") -> None:
         points += bench.compute(active)
     rank.tell("collectives")
     points += [*bench.all_reduce(), *bench.send_recv()]
+    if bench.gpu:
+        rank.tell("steps of a tiny model")
+        points += step_points(topology, settings.dtype)
+        rank.tell("kernels in graphs")
+        points += GpuBench(topology, bench.dtype).points()
     facts = {
         "device": settings.device,
         "device_name": device_name(topology.device),

@@ -35,7 +35,10 @@ class ColumnLinear(nn.Module):
         self.part, self.group = part, group
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return functional.linear(inputs, self.weight, self.bias)
+        return self.product(inputs, self.bias)
+
+    def product(self, inputs: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return functional.linear(inputs, self.weight, bias)
 
 
 class RowLinear(ColumnLinear):
@@ -45,7 +48,7 @@ class RowLinear(ColumnLinear):
     bias_divided = False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.whole(functional.linear(self.own(inputs), self.weight))
+        return self.whole(self.product(self.own(inputs)))
 
     def own(self, inputs: torch.Tensor) -> torch.Tensor:
         """The columns that this rank multiplies: it has no others."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from perfkit.engine.disk_names import (
     BLOCKS,
@@ -23,6 +22,7 @@ from perfkit.engine.disk_names import (
 from perfkit.engine.moe import divided_dims
 from perfkit.engine.mxfp4 import dequantise
 from perfkit.engine.parallel_linear import Slice
+from perfkit.engine.quantize import QuantizedColumn
 
 Index = tuple[slice, ...]
 ALL = slice(None)
@@ -44,6 +44,19 @@ class Piece:
 
     def values(self, files: Reader) -> torch.Tensor:
         return files.read(self.stored, self.index)
+
+    def fill(self, values: torch.Tensor) -> None:
+        self.target.copy_(values)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightPiece(Piece):
+    """The weight of a layer that keeps it in 8 bits, quantised on the way."""
+
+    layer: QuantizedColumn
+
+    def fill(self, values: torch.Tensor) -> None:
+        self.layer.set_weight(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +80,26 @@ class PackedPiece:
         scales = files.read(self.stack + SCALES, self.index).to(device)
         return dequantise(blocks, scales)[0, :, self.columns].T
 
+    def fill(self, values: torch.Tensor) -> None:
+        self.target.copy_(values)
+
 
 def plain_piece(
-    name: str, parameter: nn.Parameter, part: Slice | None, stored: Container[str]
+    name: str,
+    parameter: torch.Tensor,
+    part: Slice | None,
+    stored: Container[str],
+    layer: QuantizedColumn | None = None,
 ) -> Piece:
-    """All of a stored tensor, or this rank's slice of it."""
+    """All of a stored tensor, or this rank's slice of it; `layer` keeps it in 8 bits."""
     index: Index = (ALL,) if part is None else _along(part.dim, part.start, part.stop)
+    if layer is not None:
+        return WeightPiece(disk_name(name, stored), index, parameter, layer)
     return Piece(disk_name(name, stored), index, parameter)
 
 
 def expert_pieces(
-    name: str, module: Any, parameter: nn.Parameter, stored: Container[str]
+    name: str, module: Any, parameter: torch.Tensor, stored: Container[str]
 ) -> Iterator[Piece | PackedPiece]:
     """A parameter of a stack of experts, expert by expert; `name` as the whole model has it."""
     make = FORMS[form(name, stored)]
@@ -86,7 +108,7 @@ def expert_pieces(
 
 
 def _of_stack(
-    name: str, module: Any, parameter: nn.Parameter, expert: int, _stored: Container[str]
+    name: str, module: Any, parameter: torch.Tensor, expert: int, _stored: Container[str]
 ) -> Iterator[Piece]:
     """From a stack of the module's own layout: gate, then up; in gpt-oss they alternate."""
     kind = name.partition(EXPERTS)[2]
@@ -109,7 +131,7 @@ def _of_stack(
 
 
 def _of_matrices(
-    name: str, module: Any, parameter: nn.Parameter, expert: int, stored: Container[str]
+    name: str, module: Any, parameter: torch.Tensor, expert: int, stored: Container[str]
 ) -> Iterator[Piece]:
     """From gate [F, D], up [F, D] and down [D, F] of one expert."""
     columns, parts = module.columns, PARTS[name.partition(EXPERTS)[2]]
@@ -122,7 +144,7 @@ def _of_matrices(
 
 
 def _of_packed(
-    name: str, module: Any, parameter: nn.Parameter, expert: int, _stored: Container[str]
+    name: str, module: Any, parameter: torch.Tensor, expert: int, _stored: Container[str]
 ) -> Iterator[PackedPiece]:
     """From MXFP4: outputs are rows, inputs are in blocks of 32."""
     one, start, stop = slice(expert, expert + 1), module.columns.start, module.columns.stop

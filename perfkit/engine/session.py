@@ -19,6 +19,7 @@ from perfkit.engine.loading import fill_dummy, load_safetensors
 from perfkit.engine.microbatch import MicroBatch, Stopping
 from perfkit.engine.moe import expert_facts
 from perfkit.engine.pipeline import generate
+from perfkit.engine.quantize import quantize_facts
 from perfkit.engine.recorder import Phase, Recorder
 from perfkit.engine.stage import Stage, build_stage
 from perfkit.engine.topology import Topology, connect, disconnect
@@ -77,6 +78,7 @@ def make_stage(rank: "Rank", topology: Topology) -> EagerDecoder | GraphDecoder:
         "threads": torch.get_num_threads(),
         "decode": decoder.facts,
         "experts": expert_facts(stage.model, settings.load),
+        "quantize": quantize_facts(stage.model, settings),
     }
     keep_memory(rank, topology, "loaded")
     return decoder

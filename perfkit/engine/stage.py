@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PretrainedConfig
 
 from perfkit.collect.settings import RunSettings
+from perfkit.engine import quantize
 from perfkit.engine.families import FAMILIES, Family, trim
 from perfkit.engine.sharding import shard
 from perfkit.engine.topology import Topology
@@ -84,7 +85,11 @@ def build_stage(
             config, dtype=dtype, attn_implementation=family.attention
         )
     trim(model, family, first=topology.first, last=topology.last)
+    if settings.quantize != "none":
+        quantize.prepare(model, family)
     model = shard(model.eval(), topology, dtype, settings.sharding)
+    if settings.quantize != "none":
+        quantize.replace_linears(model, family, settings)
     if topology.tp == topology.pp == 1 and config.tie_word_embeddings:
         # to_empty() gives a shared parameter two storages.
         tie_head(model, family)
