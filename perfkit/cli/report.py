@@ -1,15 +1,38 @@
-"""`perfkit report`: one run as one HTML file to read, send and print."""
+"""`perfkit report`: one run as a page, or several side by side as a page, Markdown or picture."""
 
+from enum import StrEnum
 from pathlib import Path
 
 import typer
 
-from perfkit.cli.output import closing, result
+from perfkit.cli.output import closing, deliver, result, story
+from perfkit.files import check_free
+
+
+class Kind(StrEnum):
+    """What is written."""
+
+    html = "html"
+    md = "md"
+    svg = "svg"
+    png = "png"
 
 
 def command(
-    run: Path = typer.Argument(help="Run folder that `perfkit run` wrote."),
-    out: Path = typer.Option(Path("report.html"), "-o", "--out", help="The file to write."),
+    runs: list[Path] = typer.Argument(
+        metavar="RUN...",
+        help="Run folders that `perfkit run` wrote; files among them are left out.",
+    ),
+    out: Path | None = typer.Option(
+        None,
+        "-o",
+        "--out",
+        help="The file to write: .html, .md (the table of the runs), .svg or .png (their picture). "
+        "[default: report.html; Markdown goes to stdout]",
+    ),
+    format: Kind | None = typer.Option(
+        None, "--format", help="What to write. [default: as the file's name ends, else html]"
+    ),
     force: bool = typer.Option(False, "--force", help="Replace the file given with -o."),
     calibration: Path | None = typer.Option(
         None, help="Measured rates to predict with. [default: those in the run folder]"
@@ -21,13 +44,30 @@ def command(
 ) -> None:
     """Write a self-contained HTML page: predicted beside measured, time split, memory, sources.
 
-    It needs no network and no other file. A failed run, or one without a trace or rates, gets a
-    page too: what was not measured is a dash, and the first line says so.
+    It needs no network and no other file. Several runs stand side by side in one table, with a
+    picture of their decode steps. A failed run, or one without a trace or rates, gets a page too:
+    what was not measured is a dash, and the first line says so.
     """
-    from perfkit.report.html import write_report
+    from perfkit.report.side_by_side import run_folders
+    from perfkit.report.written import markdown_of, write
 
-    written = write_report(
-        run, out, force=force, calibration=calibration, gpu=gpu, models_dir=models_dir
-    )
+    folders, files = run_folders(runs)
+    for file in files:
+        story(f"{file} is a file, not a run folder: left out")
+    kind = format or kind_of(out)
+    rates = {"calibration": calibration, "gpu": gpu, "models_dir": models_dir}
+    if kind is Kind.md:
+        check_free(out, force=force)
+        deliver(markdown_of(folders, **rates), out, force=force)
+        closing(out, f"perfkit report {folders[0]} -o report.html")
+        return
+    named = out or Path(f"report.{kind.value}")
+    written = write(folders, named, kind.value, force=force, **rates)
     result(str(written))
-    closing(written, f"perfkit analyze {run} --kernels 10")
+    closing(written, f"perfkit analyze {folders[0]} --kernels 10")
+
+
+def kind_of(out: Path | None) -> Kind:
+    """As the name ends; a page where it ends otherwise."""
+    suffix = out.suffix.removeprefix(".") if out else ""
+    return Kind(suffix) if suffix in list(Kind) else Kind.html

@@ -83,19 +83,19 @@ def _headline_figure(row: dict[str, Any]) -> Figure:
     x = alt.X(
         "value:Q", title=title, scale=alt.Scale(zero=True, nice=5), axis=alt.Axis(tickCount=5)
     )
-    base = alt.Chart(_data(points))
+    base = alt.Chart(inline(points))
     rule = base.mark_rule(color=MEASURED, strokeWidth=3, opacity=0.55)
     ranged = rule.encode(y=y, x=alt.X("low:Q"), x2="high:Q")
     bars = [ranged] if row["measured"] is not None else []
     marks = base.mark_point(size=130, strokeWidth=2.5, opacity=1).encode(
         y=y,
         x=x,
-        shape=_scale("what:N", {"predicted": "diamond", "measured": "circle"}, alt.Shape),
-        stroke=_scale("what:N", {"predicted": PREDICTED, "measured": MEASURED}, alt.Stroke),
-        fill=_scale("what:N", {"predicted": "transparent", "measured": MEASURED}, alt.Fill),
+        shape=fixed("what:N", {"predicted": "diamond", "measured": "circle"}, alt.Shape),
+        stroke=fixed("what:N", {"predicted": PREDICTED, "measured": MEASURED}, alt.Stroke),
+        fill=fixed("what:N", {"predicted": "transparent", "measured": MEASURED}, alt.Fill),
         tooltip=["what:N", *(alt.Tooltip(f"{n}:Q", format=",.4~g") for n in _FIELDS)],
     )
-    return Figure(title="", spec=_spec(alt.layer(*bars, marks), 76), alt=_headline_words(row))
+    return Figure(title="", spec=page_spec(alt.layer(*bars, marks), 76), alt=_headline_words(row))
 
 
 _FIELDS = ("value", "low", "high")
@@ -120,23 +120,25 @@ def split_figure(shares: pl.DataFrame, title: str) -> Figure:
     ]
     labels = [row["label"] for row in rows]
     chart = (
-        alt.Chart(_data(bars))
+        alt.Chart(inline(bars))
         .mark_bar()
         .encode(
-            y=_ranks(labels),
+            y=row_axis(labels),
             x=alt.X(
                 "share:Q",
                 title="share of the time [%]",
                 scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(format=".0%", tickCount=5),
             ),
-            color=_scale("part:N", SPLIT_COLOURS, alt.Color),
+            color=fixed("part:N", SPLIT_COLOURS, alt.Color),
             order="order:Q",
             tooltip=["rank:N", "part:N", alt.Tooltip("share:Q", format=".1%")],
         )
     )
     sentences = [_split_words(row) for row in rows]
-    return Figure(title=title, spec=_spec(chart, _height(len(rows))), alt=_words(title, sentences))
+    return Figure(
+        title=title, spec=page_spec(chart, height_of(len(rows))), alt=in_words(title, sentences)
+    )
 
 
 def _split_words(row: dict[str, Any]) -> str:
@@ -160,10 +162,10 @@ def strip_figure(strip: Strip, labels: dict[tuple[int, str], str]) -> Figure:
     window_ms = strip.window_ns / 1e6
     lanes = [lane for lane in LANE_COLOURS if lane in strip.marks["lane"].unique().to_list()]
     chart = (
-        alt.Chart(_data(marks))
+        alt.Chart(inline(marks))
         .mark_bar()
         .encode(
-            y=_ranks(list(labels.values()), padding=0.25),
+            y=row_axis(list(labels.values()), padding=0.25),
             yOffset=alt.YOffset("lane:N", scale=alt.Scale(domain=lanes, paddingOuter=0)),
             x=alt.X(
                 "start:Q",
@@ -172,7 +174,7 @@ def strip_figure(strip: Strip, labels: dict[tuple[int, str], str]) -> Figure:
                 axis=alt.Axis(tickCount=10),
             ),
             x2="end:Q",
-            color=_scale("lane:N", LANE_COLOURS, alt.Color),
+            color=fixed("lane:N", LANE_COLOURS, alt.Color),
             opacity=alt.Opacity(
                 "busy:Q", scale=alt.Scale(domain=[0, 1], range=[0.1, 1]), legend=None
             ),
@@ -180,7 +182,7 @@ def strip_figure(strip: Strip, labels: dict[tuple[int, str], str]) -> Figure:
         )
     )
     title = f"Decode step {strip.number} of {strip.steps}, {significant(window_ms)} ms"
-    spec = _spec(chart, _height(len(labels), 16 * max(len(lanes), 2)))
+    spec = page_spec(chart, height_of(len(labels), 16 * max(len(lanes), 2)))
     return Figure(title=title, spec=spec, alt=f"{title}. {busy_words(strip, labels)}.")
 
 
@@ -207,22 +209,22 @@ def memory_figure(rows: Sequence[dict[str, Any]], unit: str) -> Figure | None:
     points = _sizes(rows, fills, unit)
     layers = [
         bars.mark_bar().encode(
-            color=_scale("what:N", MEMORY_COLOURS, alt.Color), order=alt.Order("order:Q")
+            color=fixed("what:N", MEMORY_COLOURS, alt.Color), order=alt.Order("order:Q")
         ),
         ticks.mark_tick(color=IDEAL, thickness=3, size=20),
         points.mark_point(size=90, strokeWidth=2, opacity=1).encode(
-            shape=_scale("what:N", shapes, alt.Shape),
-            fill=_scale("what:N", fills, alt.Fill),
-            stroke=_scale("what:N", strokes, alt.Stroke),
+            shape=fixed("what:N", shapes, alt.Shape),
+            fill=fixed("what:N", fills, alt.Fill),
+            stroke=fixed("what:N", strokes, alt.Stroke),
         ),
     ]
     # Vega warns of the extent of nothing, so a layer with nothing in it stays out.
     drawn = [layer for layer in layers if layer.data.values]
     if not drawn:
         return None
-    spec = _spec(alt.layer(*drawn), _height(len(rows)))
+    spec = page_spec(alt.layer(*drawn), height_of(len(rows)))
     words = [_memory_words(row, unit) for row in rows]
-    return Figure(title="", spec=spec, alt=_words("Memory of each rank", words))
+    return Figure(title="", spec=spec, alt=in_words("Memory of each rank", words))
 
 
 def _sizes(rows: Sequence[dict[str, Any]], names: Iterable[str], unit: str) -> Any:
@@ -236,7 +238,7 @@ def _sizes(rows: Sequence[dict[str, Any]], names: Iterable[str], unit: str) -> A
     x = alt.X("size:Q", title=f"memory of a rank [{unit}]", axis=alt.Axis(tickCount=8))
     tooltip: list[Any] = ["rank:N", "what:N", alt.Tooltip("size:Q", format=",.4~g", title=unit)]
     labels = [row["label"] for row in rows]
-    return alt.Chart(_data(values)).encode(y=_ranks(labels), x=x, tooltip=tooltip)
+    return alt.Chart(inline(values)).encode(y=row_axis(labels), x=x, tooltip=tooltip)
 
 
 def _memory_words(row: dict[str, Any], unit: str) -> str:
@@ -244,42 +246,44 @@ def _memory_words(row: dict[str, Any], unit: str) -> str:
     return f"{row['label']}: " + ", ".join(f"{n} {_number(row[n], unit)}" for n in names)
 
 
-def _data(values: list[dict[str, Any]]) -> alt.InlineData:
+def inline(values: list[dict[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=values)
 
 
-def _ranks(labels: list[str], padding: float = 0.2) -> alt.Y:
+def row_axis(labels: list[str], padding: float = 0.2) -> alt.Y:
     """Rows in the given order; a rank with nothing to draw keeps its row."""
     scale = alt.Scale(domain=labels, padding=padding)
     return alt.Y("rank:N", title=None, sort=labels, scale=scale, axis=alt.Axis(labelOverlap=True))
 
 
-def _scale(field: str, mapping: dict[str, str], channel: Any) -> Any:
-    """A channel with fixed values; the legend is the page's own."""
+def fixed(
+    field: str, mapping: dict[str, str], channel: Any, legend: alt.Legend | None = None
+) -> Any:
+    """A channel with fixed values; the legend is the page's own unless there is no page."""
     scale = alt.Scale(domain=list(mapping), range=list(mapping.values()))
-    return channel(field, scale=scale, legend=None)
+    return channel(field, scale=scale, legend=legend)
 
 
-def _height(rows: int, step: int = 26) -> int:
+def height_of(rows: int, step: int = 26) -> int:
     """Lower rows when there are many: a page of 64 ranks must stay a page."""
     return rows * max(6, min(step, 1600 // max(rows, 1)))
 
 
-def _spec(chart: Any, height: int) -> dict[str, Any]:
+def page_spec(chart: Any, height: int) -> dict[str, Any]:
     """The Vega-Lite spec, as wide as its place on the page; $schema is an address, so it goes."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
     spec.pop("$schema")
     return spec | {"config": CONFIG}
 
 
-def _words(title: str, sentences: Sequence[str]) -> str:
-    return f"{title}. {_listed(sentences)}."
+def in_words(title: str, sentences: Sequence[str], what: str = "ranks") -> str:
+    return f"{title}. {_listed(sentences, what)}."
 
 
-def _listed(sentences: Sequence[str]) -> str:
+def _listed(sentences: Sequence[str], what: str = "ranks") -> str:
     """The first ranks; a sentence about 64 of them would be read by nobody."""
     more = len(sentences) - NAMED_RANKS
-    return "; ".join(sentences[:NAMED_RANKS]) + (f"; and {more} more ranks" if more > 0 else "")
+    return "; ".join(sentences[:NAMED_RANKS]) + (f"; and {more} more {what}" if more > 0 else "")
 
 
 def _number(value: float | None, unit: str = "") -> str:

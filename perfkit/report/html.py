@@ -16,7 +16,6 @@ import polars as pl
 from perfkit import __version__
 from perfkit.compare.run import Comparison, compare_run, doubts, find_rates, headline_table
 from perfkit.errors import ConfigError, ToolMissing
-from perfkit.files import check_free, write_text
 from perfkit.paths import cache_folder
 from perfkit.report import html_parts as parts
 from perfkit.report.causes import CAUSE_COLUMNS, CAUSE_NOTE, cause_rows, clocks, stragglers
@@ -44,13 +43,6 @@ class Findings:
     rates: Mapping[str, Any]
     no_prediction: str | None
     warnings: list[str]
-
-
-def write_report(run: Path, out: Path, *, force: bool = False, **rates: Any) -> Path:
-    """Write the report of a run folder; `rates` as for render_report."""
-    check_free(out, force=force)
-    write_text(out, render_report(run, **rates))
-    return out
 
 
 def render_report(
@@ -210,8 +202,8 @@ def strip(analysis: Analysis) -> dict[str, Any] | None:
     }
 
 
-def page(content: dict[str, Any], bundle: str) -> str:
-    """The template with its content. An unknown name in the template is an error."""
+def page(content: dict[str, Any], bundle: str, template: str = "report.html.j2") -> str:
+    """A template with its content. An unknown name in the template is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -222,8 +214,7 @@ def page(content: dict[str, Any], bundle: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html.j2")
-    return template.render(**content, bundle=Markup(bundle)).lstrip()
+    return environment.get_template(template).render(**content, bundle=Markup(bundle)).lstrip()
 
 
 def vega_bundle() -> str:

@@ -69,7 +69,7 @@ def decode_step(
     Its window is from the first rank's start to the last rank's end, so that in a pipeline the
     neighbouring steps of other stages are in the picture too.
     """
-    decodes = _decodes(activities, ranges.filter(pl.col("phase") == "decode"))
+    decodes = decode_windows(activities, ranges.filter(pl.col("phase") == "decode"))
     steps = min((len(starts) // microbatches for starts, _ends in decodes.values()), default=0)
     if not steps:
         return None
@@ -89,7 +89,7 @@ def decode_step(
     )
 
 
-def _decodes(activities: pl.DataFrame, ranges: pl.DataFrame) -> Decodes:
+def decode_windows(activities: pl.DataFrame, ranges: pl.DataFrame) -> Decodes:
     """Windows of the decode forwards of each rank's device, in the order of time."""
     found: Decodes = {}
     for (rank, device), mine in activities.group_by("rank", "device", maintain_order=True):

@@ -14,7 +14,8 @@ from measured_run import a_run, edited
 
 from perfkit.cli.main import app
 from perfkit.errors import ConfigError, ToolMissing
-from perfkit.report.html import render_report, write_report
+from perfkit.report.html import render_report
+from perfkit.report.written import write
 from perfkit.schema import RunFolder, read_json, write_json
 
 KINETO = Path(__file__).parents[1] / "data" / "kineto" / "gloo-tp2" / "ranks" / "0000"
@@ -208,9 +209,9 @@ def test_an_existing_report_needs_force(tmp_path: Path) -> None:
     run, out = a_run(tmp_path / "run"), tmp_path / "report.html"
     out.write_text("mine")
     with pytest.raises(ConfigError, match="--force"):
-        write_report(run, out, force=False)
+        write([run], out, "html", force=False)
     assert out.read_text() == "mine"
-    write_report(run, out, force=True)
+    write([run], out, "html", force=True)
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
@@ -218,7 +219,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "report.html"
     with pytest.raises(ConfigError, match=r"cannot write .*report\.html"):
-        write_report(a_run(tmp_path / "run"), out)
+        write([a_run(tmp_path / "run")], out, "html")
 
 
 @pytest.mark.parametrize("library", ["altair", "vl_convert"])
