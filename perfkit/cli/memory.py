@@ -126,8 +126,11 @@ def _notes(spec: ModelSpec, over: Overrides, gpu: Gpu | None, tp: int) -> list[s
 
 
 def _tell(spec: ModelSpec, notes: list[str]) -> None:
+    cached = f"{spec.num_kv_heads} KV heads"
+    if spec.latent:
+        cached = f"a latent of {spec.latent.cached_values} values"
     story(
-        f"{spec.id}: {num_parameters(spec):,} parameters, {spec.num_kv_heads} KV heads, "
+        f"{spec.id}: {num_parameters(spec):,} parameters, {cached}, "
         f"{kv_bytes_per_token(spec):,} bytes of KV per token in 16 bit."
     )
     for note in notes:

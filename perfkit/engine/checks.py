@@ -62,6 +62,7 @@ def check_fits(
         microbatches=settings.microbatches,
         dtype=settings.dtype,
         device=settings.device,
+        decode=settings.decode,
     )
     parts = rank_parts(
         spec,

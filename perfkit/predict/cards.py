@@ -13,9 +13,12 @@ CONFIG = "config.json"
 
 
 def load_spec(name_or_path: str, models_dir: Path | None = None) -> ModelSpec:
-    """The spec of a card id, a folder with config.json, or a config.json path."""
+    """The spec of a card id, a folder with config.json, or a config.json path.
+
+    Of families that the engine cannot run, too: a spec is for predictions.
+    """
     model_id, config = load_config(name_or_path, models_dir)
-    return spec_from_config(config, model_id=model_id)
+    return spec_from_config(config, model_id=model_id, to_run=False)
 
 
 def load_config(name_or_path: str, models_dir: Path | None = None) -> tuple[str, dict[str, Any]]:

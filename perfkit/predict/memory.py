@@ -1,14 +1,14 @@
 """How much memory does each rank need?
 
-B batch, S context, n tokens of one prefill, L layers, D hidden, N query heads, K kv heads,
-H head size, F intermediate, V vocab, t tensor-parallel degree, b bytes per value
+B batch, M microbatches, S context, n tokens of one prompt, L layers, D hidden, N query heads,
+K kv heads, H head size, F intermediate, k experts of a token, V vocab, b bytes per value
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perfkit.errors import ConfigError
-from perfkit.predict.spec import ModelSpec, dtype_bytes
+from perfkit.predict.spec import ModelSpec, count_kinds, dtype_bytes, kv_values_per_layer
 from perfkit.predict.tensors import (
     kv_heads_of_rank,
     local_parameter_bytes,
@@ -39,11 +39,19 @@ class Workload:
     microbatches: int = 1
     dtype: str = "bfloat16"
     device: str = "cuda"
+    decode: str = "eager"
+    """eager: caches grow, and those of sliding layers end at their window; graph: every layer has
+    `context` slots from the start"""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of one sequence."""
+        return self.prompt or self.context
 
     @property
     def prefill_tokens(self) -> int:
         """Tokens of one microbatch's prefill: they set the activation peak."""
-        return self.sequences_per_microbatch * (self.prompt or self.context)
+        return self.sequences_per_microbatch * self.prompt_tokens
 
     @property
     def sequences_per_microbatch(self) -> int:
@@ -61,53 +69,92 @@ def rank_parts(
     split: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """Bytes of one rank by part, from its exact local tensors."""
-    layers = len(stage_layers(spec.num_layers, pp, split)[pp_rank])
+    kv_heads = kv_heads_of_rank(spec, tp=tp, tp_rank=tp_rank)
+    layers = stage_layers(spec.num_layers, pp, split)[pp_rank]
     return {
         "weights_bytes": local_parameter_bytes(
             spec, tp=tp, pp=pp, tp_rank=tp_rank, pp_rank=pp_rank, dtype=work.dtype, split=split
         ),
-        "kv_bytes": kv_bytes(
-            spec, work, layers=layers, kv_heads=kv_heads_of_rank(spec, tp=tp, tp_rank=tp_rank)
-        ),
+        "kv_bytes": kv_bytes(spec, work, layers=layers, kv_heads=kv_heads),
         "activation_bytes": activation_bytes(
             spec,
             work,
-            kv_heads=kv_heads_of_rank(spec, tp=tp, tp_rank=tp_rank),
+            kv_heads=kv_heads,
             columns=max(shard_sizes(spec.intermediate, tp)),
+            expert_columns=spec.expert_intermediate / tp,
+            shared_columns=max(shard_sizes(spec.shared_intermediate, tp)),
             last=pp_rank == pp - 1,
         ),
         "overhead_bytes": overhead_bytes(num_ranks=tp * pp) if work.device == "cuda" else 0,
     }
 
 
-def kv_bytes(spec: ModelSpec, work: Workload, *, layers: int, kv_heads: float) -> float:
-    """KV cache of one rank, all its microbatches: 2 * L * K * H * b * B * S, its own L and K.
+def kv_bytes(spec: ModelSpec, work: Workload, *, layers: range, kv_heads: float) -> float:
+    """Most KV cache that one rank holds, all its microbatches: 2 * K * H * b * B * tokens.
 
-    S is capped by a sliding window. Leaves out the copy of one layer's K or V that exists while a
-    cache grows: 1 / (2 L) of the cache.
+    Tokens are summed over the rank's layers: S where a layer sees all; in a sliding layer of
+    window W, which transformers 5.23 cuts to its last W - 1 before each step adds one, min(S, W).
+    Until the first decode step every layer still holds its whole prompt of n (what is kept is a
+    view of it), so the larger of the two counts. Graph decode keeps S in every layer. Latent
+    attention has kv_rank + rope_dim instead of 2 * K * H. Leaves out the copy of one layer's K or
+    V that exists while a cache grows: 1 / (2 L) of the cache.
     """
-    held = min(work.context, spec.sliding_window or work.context)
-    per_token = 2 * layers * kv_heads * spec.head_dim * dtype_bytes(work.dtype)
-    return per_token * work.batch * held
+    at_start = len(layers) * work.prompt_tokens
+    at_end = sum(
+        count * min(work.context, kind.window or work.context)
+        for kind, count in count_kinds(spec, layers)
+    )
+    tokens = len(layers) * work.context if work.decode == "graph" else max(at_start, at_end)
+    return kv_values_per_layer(spec, kv_heads) * dtype_bytes(work.dtype) * work.batch * tokens
 
 
 def activation_bytes(
-    spec: ModelSpec, work: Workload, *, kv_heads: float, columns: float, last: bool
+    spec: ModelSpec,
+    work: Workload,
+    *,
+    kv_heads: float,
+    columns: float,
+    last: bool,
+    expert_columns: float = 0,
+    shared_columns: float = 0,
 ) -> float:
     """Largest set of activations alive at once in one eager prefill of m = (B/M) * n tokens.
 
-    The largest of: norm m*D*(b + 3*4) (fp32 copy, its square, the product); attention
-    m*b*(2*D + 5*N*H + 2*K*H) (residual, input, q with its rotary temporaries and output, k, v);
-    MLP m*b*(2*D + 3*F); logits of the last position only (B/M)*V*(b + 4), last stage. N, K and F
-    are the rank's own. Leaves out masks, the math path's scores and workspaces: unverified.
+    The largest of: norm m*D*(b + 3*4) (fp32 copy, its square, the product); attention; MLP
+    m*b*(2*D + 3*F); experts m*b*(2*D + k*max(D + 4*F, 4*D + F)) and then the MLP beside them,
+    m*b*(3*D + 3*F); logits of the last position only (B/M)*V*(b + 4), last stage. N, K and each F
+    are the rank's own. Leaves out masks, the math path's scores and workspaces: unverified on a
+    GPU. Growth of a process on a CPU over these: experts 1.01 to 1.08, sinks 1.07, latent 1.43.
+    """
+    b, m, d = dtype_bytes(work.dtype), work.prefill_tokens, spec.hidden
+    k = spec.experts_per_token
+    parts = (
+        m * d * (b + 3 * 4),
+        _attention_bytes(spec, work, kv_heads),
+        m * b * (2 * d + (3 if spec.gated_mlp else 2) * columns),
+        m * b * (2 * d + k * max(d + 4 * expert_columns, 4 * d + expert_columns)),
+        m * b * (3 * d + 3 * shared_columns) if shared_columns else 0,
+        work.sequences_per_microbatch * spec.vocab * (b + 4) if last else 0,
+    )
+    return max(parts)
+
+
+def _attention_bytes(spec: ModelSpec, work: Workload, kv_heads: float) -> float:
+    """m*b*(2*D + 5*N*H + 2*K*H): residual, input, q with its rotary temporaries and output, k, v.
+
+    With sinks (gpt-oss), no fused kernel: three score matrices of N*n*(n + 1) a sequence. Latent
+    attention: keys and values of all heads are made anew from the cache in every step, so S
+    tokens of N*(2*nope + rope + value) instead of k and v.
     """
     b, m = dtype_bytes(work.dtype), work.prefill_tokens
-    query = kv_heads * spec.query_heads_per_kv_head * spec.head_dim
-    norm = m * spec.hidden * (b + 3 * 4)
-    attention = m * b * (2 * spec.hidden + 5 * query + 2 * kv_heads * spec.head_dim)
-    mlp = m * b * (2 * spec.hidden + (3 if spec.gated_mlp else 2) * columns)
-    logits = work.sequences_per_microbatch * spec.vocab * (b + 4) if last else 0
-    return max(norm, attention, mlp, logits)
+    heads = kv_heads * spec.query_heads_per_kv_head
+    query = 2 * spec.hidden + 5 * heads * spec.head_dim
+    if latent := spec.latent:
+        held = work.sequences_per_microbatch * work.context
+        width = 2 * latent.nope_dim + latent.rope_dim + latent.value_dim
+        return b * (m * query + held * heads * width)
+    scores = 3 * m * heads * (work.prompt_tokens + 1) if spec.sinks else 0
+    return b * (m * (query + 2 * kv_heads * spec.head_dim) + scores)
 
 
 def overhead_bytes(*, num_ranks: int) -> int:

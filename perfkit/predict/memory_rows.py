@@ -78,9 +78,15 @@ def even_row(
     check_work(spec, work)
     if num_gpus < 1:
         raise ConfigError(f"--gpus {num_gpus}: use 1 or more.")
+    if over.kv_heads and spec.latent:
+        raise ConfigError(
+            f"--kv-heads: {spec.id} caches one vector a token for all heads, so the number of kv "
+            "heads changes nothing. Leave it out.",
+        )
     params = float(over.params or num_parameters(spec))
     spec = replace(spec, num_kv_heads=over.kv_heads) if over.kv_heads else spec
-    whole_kv = kv_bytes(spec, work, layers=spec.num_layers, kv_heads=spec.num_kv_heads)
+    layers = range(spec.num_layers)
+    whole_kv = kv_bytes(spec, work, layers=layers, kv_heads=spec.num_kv_heads)
     parts: dict[str, float] = {
         "weights_bytes": params * dtype_bytes(work.dtype) / num_gpus,
         "kv_bytes": whole_kv / num_gpus,
@@ -89,6 +95,8 @@ def even_row(
             work,
             kv_heads=spec.num_kv_heads / num_gpus,
             columns=spec.intermediate / num_gpus,
+            expert_columns=spec.expert_intermediate / num_gpus,
+            shared_columns=spec.shared_intermediate / num_gpus,
             last=True,
         ),
         "overhead_bytes": overhead_bytes(num_ranks=num_gpus),

@@ -1,32 +1,48 @@
 """What a model is made of: the few numbers of a Hugging Face config.json that fix its size.
 
     L layers, D hidden, N query heads, K kv heads, H head size, F intermediate, V vocab,
-    E experts, b bytes per value
+    E experts, k experts of a token, b bytes per value
 
 Standard library only: the engine imports this module inside containers.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from perfkit.errors import ConfigError
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
-FUSED_QKV = ("phi3", "gpt2", "gpt_neox", "falcon", "bloom", "gpt_bigcode", "mpt", "chatglm")
-MIXTURE_OF_EXPERTS = (
-    "qwen2_moe",
-    "deepseek_v2",
-    "deepseek_v3",
-    "llama4",
-    "olmoe",
-    "dbrx",
-)
-EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
-OPT_POSITION_OFFSET = 2
-"""OPT's position table has two rows before position 0 (OPTLearnedPositionalEmbedding)."""
+class LayerKind(NamedTuple):
+    """What one layer may differ in from another."""
+
+    window: int | None = None
+    """tokens it looks back on, itself included; None where it sees all"""
+    experts: bool = False
+    """a mixture of experts instead of one MLP"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latent:
+    """Multi-head latent attention (DeepSeek): one short vector a token is cached, not K and V."""
+
+    query_rank: int | None
+    """width of the compressed queries; None where they are not compressed"""
+    kv_rank: int
+    """width of the vector that all heads' keys and values are made of"""
+    rope_dim: int
+    """the part of a key that has a position; the same for all heads"""
+    nope_dim: int
+    """the part of a head's key that has none"""
+    value_dim: int
+
+    @property
+    def cached_values(self) -> int:
+        """Of one token in one layer: kv_rank + rope_dim. DeepSeek-V3: 512 + 64."""
+        return self.kv_rank + self.rope_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +51,15 @@ class ModelSpec:
 
     id: str
     model_type: str
-    num_layers: int
+    layer_kinds: tuple[LayerKind, ...]
+    """of each layer, in order: a slice of it is a pipeline stage"""
     hidden: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    """of a query and a key; a latent attention's values have `latent.value_dim`"""
     intermediate: int
+    """F of a dense MLP; 0 where every layer has experts"""
     vocab: int
     max_positions: int
     tied: bool
@@ -53,18 +72,25 @@ class ModelSpec:
     """the attention output projection has a bias"""
     mlp_bias: bool = False
     qk_norm: bool = False
-    """q and k are normalised per head (Qwen3)"""
+    """q and k are normalised per head (Qwen3, Gemma 3)"""
     gated_mlp: bool = True
     """three matrices (gate, up, down) instead of two"""
+    fused: bool = False
+    """q, k and v are one matrix, gate and up another (Phi-3)"""
     norm_weight: bool = True
     norm_bias: bool = False
     """LayerNorm instead of RMSNorm"""
+    norms_per_layer: int = 2
+    """4 where the outputs of attention and MLP are normalised too (Gemma)"""
     final_norm: bool = True
-    sliding_window: int | None = None
-    """of every layer; None where layers differ (gpt-oss), which then count as seeing all"""
+    latent: Latent | None = None
     num_experts: int = 0
-    """0 for one MLP a layer; else `intermediate` is that of one expert"""
+    """E of a layer with experts; 0 where none has"""
     experts_per_token: int = 0
+    expert_intermediate: int = 0
+    """F of one expert"""
+    shared_intermediate: int = 0
+    """F of the MLP beside the experts that every token goes through; 0 for none"""
     expert_bias: bool = False
     """the router and the experts have biases (gpt-oss)"""
     sinks: bool = False
@@ -77,6 +103,10 @@ class ModelSpec:
     """OPT's do_layer_norm_before: normalise before each block instead of after it"""
 
     @property
+    def num_layers(self) -> int:
+        return len(self.layer_kinds)
+
+    @property
     def query_width(self) -> int:
         """N * H, which need not be the hidden size."""
         return self.num_heads * self.head_dim
@@ -87,21 +117,29 @@ class ModelSpec:
         return self.num_kv_heads * self.head_dim
 
     @property
+    def output_width(self) -> int:
+        """Values of all heads that the attention output projection takes."""
+        return self.num_heads * self.latent.value_dim if self.latent else self.query_width
+
+    @property
     def query_heads_per_kv_head(self) -> int:
         return self.num_heads // self.num_kv_heads
 
+    @property
+    def sliding_window(self) -> int | None:
+        """The window of every layer; None where a layer sees all or layers differ."""
+        windows = {kind.window for kind in self.layer_kinds}
+        return windows.pop() if len(windows) == 1 else None
 
-def spec_from_config(config: Mapping[str, Any], *, model_id: str) -> ModelSpec:
-    """The spec of a Hugging Face config.json; ConfigError when the family is not supported."""
-    model_type = str(config.get("model_type"))
-    _refuse_unsupported(config, model_type, model_id)
-    spec = FAMILIES[model_type](_Reader(config, model_id))
-    if spec.num_heads % spec.num_kv_heads:
-        raise ConfigError(
-            f"{model_id}: num_attention_heads={spec.num_heads} is not a multiple of "
-            f"num_key_value_heads={spec.num_kv_heads}. Correct its config.json.",
-        )
-    return spec
+
+def spec_from_config(config: Mapping[str, Any], *, model_id: str, to_run: bool = True) -> ModelSpec:
+    """The spec of a Hugging Face config.json; ConfigError when the family is not supported.
+
+    Families that the engine cannot run have a spec too, for predictions: `to_run=False`.
+    """
+    from perfkit.predict.families import read_config
+
+    return read_config(config, model_id, to_run=to_run)
 
 
 def dtype_bytes(dtype: str) -> int:
@@ -111,6 +149,15 @@ def dtype_bytes(dtype: str) -> int:
     return DTYPE_BYTES[dtype]
 
 
+def count_kinds(spec: ModelSpec, layers: range | None = None) -> tuple[tuple[LayerKind, int], ...]:
+    """(kind, how many layers) of the model or of a pipeline stage, in order of appearance.
+
+    gpt-oss-20b: 12 layers with a window of 128 and 12 that see all, every one with experts.
+    """
+    kinds = spec.layer_kinds if layers is None else spec.layer_kinds[layers.start : layers.stop]
+    return tuple(Counter(kinds).items())
+
+
 def num_parameters(spec: ModelSpec) -> int:
     """Values in the checkpoint; a tied head counts once. Llama-3.3-70B: 70,553,706,496."""
     from perfkit.predict.tensors import tensors
@@ -118,210 +165,48 @@ def num_parameters(spec: ModelSpec) -> int:
     return sum(tensor.num_values for tensor in tensors(spec))
 
 
+def active_parameters(spec: ModelSpec) -> int:
+    """Values that one token's forward reads: all but the experts that were not chosen.
+
+    The embedding table counts only as a tied head: a token reads one row of it. gpt-oss-120b:
+    5,132,849,472 (its card says 5.1B), DeepSeek-V3: 36,625,618,432 (README_WEIGHTS.md: 36.6B).
+    """
+    from perfkit.predict.tensors import tensors
+
+    parts = Counter[str]()
+    for tensor in tensors(spec):
+        parts[tensor.role] += tensor.num_values
+    looked_up = 0 if spec.tied else parts["embed"]
+    chosen = parts["experts"] * spec.experts_per_token // max(spec.num_experts, 1)
+    return sum(parts.values()) - looked_up - parts["experts"] + chosen
+
+
+def distinct_experts(spec: ModelSpec, tokens: float) -> float:
+    """Experts of one layer that a batch of B tokens is expected to reach: E (1 - (1 - k/E)^B).
+
+    Exact where each token's k experts are drawn evenly and alone; a real router prefers some, so
+    it is an upper bound. Their weights are what a decode step reads. Qwen3-30B-A3B (E 128, k 8):
+    8 for one token, 51.6 for 8, 126 for 64.
+    """
+    missed: float = (1 - spec.experts_per_token / spec.num_experts) ** tokens
+    return spec.num_experts * (1 - missed)
+
+
+def kv_values_per_layer(spec: ModelSpec, kv_heads: float | None = None) -> float:
+    """Values cached for one token in one layer: 2 (K and V) * K * H, of `kv_heads` heads.
+
+    Latent attention caches kv_rank + rope_dim, whole on every tensor-parallel rank.
+    """
+    if spec.latent:
+        return spec.latent.cached_values
+    return 2 * (spec.num_kv_heads if kv_heads is None else kv_heads) * spec.head_dim
+
+
 def kv_bytes_per_token(spec: ModelSpec, kv_bytes_per_value: int = 2) -> int:
     """Bytes of KV cache stored for one token, all layers: 2 (K and V) * L * K * H * b.
 
-    Counts kv heads, not query heads (GQA). Leaves out allocator rounding and the cap of a
-    sliding window. Source: Pope et al. 2022, arXiv:2211.05102. Llama-3.3-70B, 16 bit: 327,680.
+    Counts kv heads, not query heads (GQA), or a latent vector (MLA). Leaves out allocator rounding
+    and the cap of a sliding window. Source: Pope et al. 2022, arXiv:2211.05102. Llama-3.3-70B,
+    16 bit: 327,680; DeepSeek-V3: 70,272.
     """
-    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * kv_bytes_per_value
-
-
-class _Reader:
-    """Reads a config, naming what is missing."""
-
-    def __init__(self, config: Mapping[str, Any], model_id: str) -> None:
-        self.config = config
-        self.model_id = model_id
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.config.get(key)
-        if value is None:
-            value = default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            found = "is missing" if value is None else f"is {value!r}, not a positive integer"
-            raise ConfigError(f"{self.model_id}: {key} {found} in its config.json.")
-        return value
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        value = self.config.get(key)
-        return default if value is None else bool(value)
-
-    def dtype(self) -> str:
-        name = self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16"
-        return str(name).removeprefix("torch.")
-
-    def common(self) -> dict[str, Any]:
-        """What every family names the same way."""
-        return {
-            "id": self.model_id,
-            "model_type": self.config["model_type"],
-            "num_layers": self.integer("num_hidden_layers"),
-            "hidden": self.integer("hidden_size"),
-            "num_heads": self.integer("num_attention_heads"),
-            "vocab": self.integer("vocab_size"),
-            "max_positions": self.integer("max_position_embeddings"),
-            "dtype": self.dtype(),
-        }
-
-
-def _rotary(
-    read: _Reader,
-    *,
-    kv_heads_default: int | None = None,
-    intermediate: str = "intermediate_size",
-    **more: Any,
-) -> ModelSpec:
-    """Llama and its relatives: RMSNorm, rotary positions, gated MLP."""
-    fields = read.common()
-    head_dim = read.integer("head_dim", fields["hidden"] // fields["num_heads"])
-    return ModelSpec(
-        **fields,
-        num_kv_heads=read.integer("num_key_value_heads", kv_heads_default),
-        head_dim=head_dim,
-        intermediate=read.integer(intermediate),
-        embed_dim=fields["hidden"],
-        tied=read.flag("tie_word_embeddings"),
-        **more,
-    )
-
-
-def _llama(read: _Reader) -> ModelSpec:
-    # Llama 1 and 2 configs of 2023 leave num_key_value_heads out: one per query head.
-    bias = read.flag("attention_bias")
-    return _rotary(
-        read,
-        kv_heads_default=read.integer("num_attention_heads"),
-        attention_bias=bias,
-        output_bias=bias,
-        mlp_bias=read.flag("mlp_bias"),
-    )
-
-
-def _mistral(read: _Reader) -> ModelSpec:
-    return _rotary(read, sliding_window=read.config.get("sliding_window"))
-
-
-def _qwen2(read: _Reader) -> ModelSpec:
-    return _rotary(read, attention_bias=True, sliding_window=_qwen_window(read))
-
-
-def _qwen3(read: _Reader) -> ModelSpec:
-    bias = read.flag("attention_bias")
-    read.integer("head_dim")
-    return _rotary(
-        read,
-        attention_bias=bias,
-        output_bias=bias,
-        qk_norm=True,
-        sliding_window=_qwen_window(read),
-    )
-
-
-def _mixtral(read: _Reader) -> ModelSpec:
-    return _rotary(
-        read,
-        num_experts=read.integer("num_local_experts"),
-        experts_per_token=read.integer("num_experts_per_tok"),
-        sliding_window=read.config.get("sliding_window"),
-    )
-
-
-def _qwen3_moe(read: _Reader) -> ModelSpec:
-    """Qwen3 with experts in every layer; configurations that mix in dense layers are refused."""
-    sparse_step, dense = read.integer("decoder_sparse_step", 1), read.config.get("mlp_only_layers")
-    if sparse_step != 1 or dense:
-        raise ConfigError(
-            f"{read.model_id}: layers without experts among layers with them are not supported "
-            f"(decoder_sparse_step={sparse_step}, mlp_only_layers={dense}). Use another model.",
-        )
-    bias = read.flag("attention_bias")
-    read.integer("head_dim")
-    return _rotary(
-        read,
-        intermediate="moe_intermediate_size",
-        # transformers 5 writes num_local_experts where the published file has num_experts.
-        num_experts=read.integer("num_experts", read.config.get("num_local_experts")),
-        experts_per_token=read.integer("num_experts_per_tok"),
-        attention_bias=bias,
-        output_bias=bias,
-        qk_norm=True,
-        sliding_window=_qwen_window(read),
-    )
-
-
-def _gpt_oss(read: _Reader) -> ModelSpec:
-    bias = read.flag("attention_bias", True)
-    return _rotary(
-        read,
-        num_experts=read.integer("num_local_experts"),
-        experts_per_token=read.integer("num_experts_per_tok"),
-        expert_bias=True,
-        sinks=True,
-        attention_bias=bias,
-        output_bias=bias,
-    )
-
-
-def _qwen_window(read: _Reader) -> int | None:
-    return read.config.get("sliding_window") if read.flag("use_sliding_window") else None
-
-
-def _opt(read: _Reader) -> ModelSpec:
-    """OPT: LayerNorm, learned positions, two-matrix MLP, biases everywhere."""
-    fields = read.common()
-    norm_before = read.flag("do_layer_norm_before", True)
-    bias = read.flag("enable_bias", True)
-    affine = read.flag("layer_norm_elementwise_affine", True)
-    return ModelSpec(
-        **fields,
-        num_kv_heads=fields["num_heads"],
-        head_dim=fields["hidden"] // fields["num_heads"],
-        intermediate=read.integer("ffn_dim"),
-        embed_dim=read.integer("word_embed_proj_dim", fields["hidden"]),
-        tied=read.flag("tie_word_embeddings", True),
-        attention_bias=bias,
-        output_bias=bias,
-        mlp_bias=bias,
-        gated_mlp=False,
-        norm_weight=affine,
-        norm_bias=affine,
-        final_norm=norm_before and not read.flag("_remove_final_layer_norm"),
-        num_position_rows=fields["max_positions"] + OPT_POSITION_OFFSET,
-        norm_before=norm_before,
-    )
-
-
-FAMILIES: dict[str, Callable[[_Reader], ModelSpec]] = {
-    "llama": _llama,
-    "mistral": _mistral,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
-    "opt": _opt,
-    "mixtral": _mixtral,
-    "qwen3_moe": _qwen3_moe,
-    "gpt_oss": _gpt_oss,
-}
-WITH_EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss")
-
-
-def _refuse_unsupported(config: Mapping[str, Any], model_type: str, model_id: str) -> None:
-    reason = _why_unsupported(config, model_type)
-    if reason:
-        raise ConfigError(f"{model_id}: {reason}. Supported: {', '.join(FAMILIES)}.")
-
-
-def _why_unsupported(config: Mapping[str, Any], model_type: str) -> str | None:
-    if config.get("model_type") is None:
-        return "model_type is missing in its config.json"
-    has_experts = model_type in MIXTURE_OF_EXPERTS or any(config.get(key) for key in EXPERT_KEYS)
-    if has_experts and model_type not in WITH_EXPERTS:
-        return f"model_type {model_type!r}: this mixture of experts is not supported"
-    if model_type in FUSED_QKV:
-        return f"model_type {model_type!r} fuses q, k and v in one matrix, not supported"
-    if model_type not in FAMILIES:
-        return f"model_type {model_type!r} is not supported"
-    quantised = config.get("quantization_config")
-    if quantised and (model_type != "gpt_oss" or quantised.get("quant_method") != "mxfp4"):
-        return "quantization_config is set: of quantised weights only gpt-oss's MXFP4 are supported"
-    return None
+    return spec.num_layers * int(kv_values_per_layer(spec)) * kv_bytes_per_value

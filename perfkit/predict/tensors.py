@@ -1,51 +1,40 @@
-"""The exact tensors of a checkpoint, and the part of each that one rank holds.
+"""Which tensors one rank holds, and how large its part of each is.
 
-    L layers, D hidden, N query heads, K kv heads, H head size, F intermediate, V vocab, E experts
+    L layers, K kv heads, F intermediate, E experts
 
 Shards follow DeepSpeed AutoTP 0.19 (deepspeed/module_inject/tp_shard.py, layers.py); the engine
 compares them with what it really holds at every start. AutoTP leaves experts whole; the engine
-cuts every expert along F. Standard library only.
+cuts every expert along F. `hf-tp` cuts what Hugging Face's plan of the family names, into the same
+sizes. Standard library only.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 
 from perfkit.errors import ConfigError
+from perfkit.predict.layer_tensors import TensorSpec as TensorSpec
+from perfkit.predict.layer_tensors import first_tensors, last_tensors, layer_tensors
 from perfkit.predict.spec import ModelSpec, dtype_bytes
 
 MLP_GRAIN = 64
 """columns; DeepSpeed's tp_grain_size default (inference/config.py)"""
 
-SHARDINGS = ("deepspeed", "none")
+SHARDINGS = ("deepspeed", "hf-tp", "none")
+NO_PLAN = ("opt", "gpt_oss")
+"""families for which transformers 5.23 has no tensor-parallel plan (base_model_tp_plan)"""
+NOT_CUT_ALIKE = ("phi3",)
+"""its plan cuts fused matrices across their parts and gathers what comes out"""
+WHOLE_IN_PLAN = {"deepseek_v3": ".self_attn.", "qwen2_moe": ".shared_expert."}
+"""modules that the plan of the family leaves whole"""
 
 DIMENSIONS = {"column": 0, "row": 1, "head": 1, "expert_1": 1, "expert_2": 2}
 HEAD_ROLES = ("qkv", "o", "sinks")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
-    """One tensor under its name in the Hugging Face class (files may hold experts one by one)."""
-
-    name: str
-    shape: tuple[int, ...]
-    role: str
-    """embed, position, project, norm, qk_norm, qkv, o, sinks, gate_up, down, router, experts,
-    head"""
-    shard: str = "replicated"
-    """column (dim 0), row (dim 1), replicated, head (dim 1 of the output head), expert_1 and
-    expert_2 (that dimension of a stack of experts, in equal parts)"""
-    layer: int | None = None
-
-    @property
-    def num_values(self) -> int:
-        return prod(self.shape)
-
-
 def tensors(spec: ModelSpec) -> tuple[TensorSpec, ...]:
     """Every tensor of the checkpoint; a tied head is the embedding and is not listed again."""
-    body = [tensor for layer in range(spec.num_layers) for tensor in _layer(spec, layer)]
-    return (*_first(spec), *body, *_last(spec, with_head=not spec.tied))
+    last = last_tensors(spec, with_head=not spec.tied)
+    return (*first_tensors(spec), *_of_layers(spec, range(spec.num_layers)), *last)
 
 
 def stage_layers(num_layers: int, pp: int, split: Sequence[int] | None = None) -> list[range]:
@@ -129,11 +118,14 @@ def local_tensors(
     """
     check_layout(spec, tp=tp, pp=pp, split=split, sharding=sharding)
     layers = stage_layers(spec.num_layers, pp, split)[pp_rank]
-    first = _first(spec) if pp_rank == 0 else ()
+    first = first_tensors(spec) if pp_rank == 0 else ()
     shared_head = spec.tied and tp == 1 and pp == 1
-    last = _last(spec, with_head=not shared_head) if pp_rank == pp - 1 else ()
-    whole = [*first, *(tensor for layer in layers for tensor in _layer(spec, layer)), *last]
-    return tuple(_shard(tensor, spec, tp, tp_rank) for tensor in whole)
+    last = last_tensors(spec, with_head=not shared_head) if pp_rank == pp - 1 else ()
+    kept = WHOLE_IN_PLAN.get(spec.model_type) if sharding == "hf-tp" else None
+    return tuple(
+        tensor if kept and kept in tensor.name else _shard(tensor, spec, tp, tp_rank)
+        for tensor in (*first, *_of_layers(spec, layers), *last)
+    )
 
 
 def local_parameter_bytes(
@@ -170,9 +162,14 @@ def check_layout(
         raise ConfigError(f"sharding {sharding!r} is not known. Use {' or '.join(SHARDINGS)}.")
     if sharding == "none" and tp > 1:
         raise ConfigError(f"tp={tp} needs sharding 'deepspeed'; without sharding use tp=1.")
+    if sharding == "hf-tp" and tp > 1 and spec.model_type in (*NO_PLAN, *NOT_CUT_ALIKE):
+        raise ConfigError(
+            f"tp={tp}, sharding 'hf-tp': no plan of transformers for {spec.model_type} that cuts "
+            "matrices as is counted here. Use sharding 'deepspeed'.",
+        )
     if tp > spec.num_kv_heads:
         raise ConfigError(_too_many_shards(spec, tp))
-    if spec.num_experts and spec.intermediate % tp:
+    if spec.num_experts and spec.expert_intermediate % tp:
         raise ConfigError(_uneven_experts(spec, tp))
     stage_layers(spec.num_layers, pp, split)
     if num_ranks is not None and tp * pp != num_ranks:
@@ -185,7 +182,7 @@ def check_layout(
 def usable_degrees(spec: ModelSpec) -> list[int]:
     """Tensor-parallel degrees that give every rank the same number of kv heads."""
     even = [n for n in range(1, spec.num_kv_heads + 1) if spec.num_kv_heads % n == 0]
-    return [n for n in even if not spec.num_experts or spec.intermediate % n == 0]
+    return [n for n in even if not spec.num_experts or spec.expert_intermediate % n == 0]
 
 
 def layout_note(spec: ModelSpec, tp: int) -> str | None:
@@ -207,8 +204,8 @@ def _too_many_shards(spec: ModelSpec, tp: int) -> str:
 def _uneven_experts(spec: ModelSpec, tp: int) -> str:
     degrees = ", ".join(map(str, usable_degrees(spec)))
     return (
-        f"tp={tp} does not divide the intermediate size {spec.intermediate} of the experts of "
-        f"{spec.id}: every rank holds an equal part of each expert. Use tp {degrees}."
+        f"tp={tp} does not divide the intermediate size {spec.expert_intermediate} of the experts "
+        f"of {spec.id}: every rank holds an equal part of each expert. Use tp {degrees}."
     )
 
 
@@ -219,6 +216,10 @@ def _layouts(spec: ModelSpec, num_ranks: int) -> str:
 
 def _near_even(total: int, parts: int) -> tuple[int, ...]:
     return tuple(total // parts + (rank < total % parts) for rank in range(parts))
+
+
+def _of_layers(spec: ModelSpec, layers: range) -> Iterator[TensorSpec]:
+    return (tensor for layer in layers for tensor in layer_tensors(spec, layer))
 
 
 def _shard(tensor: TensorSpec, spec: ModelSpec, tp: int, tp_rank: int) -> TensorSpec:
@@ -232,110 +233,7 @@ def _shard(tensor: TensorSpec, spec: ModelSpec, tp: int, tp_rank: int) -> Tensor
     if tensor.role == "experts":
         shape[dimension] //= tp
     else:
-        shape[dimension] = shard_sizes(shape[dimension], tp, num_kv_heads=heads)[tp_rank]
+        parts = tensor.parts or (shape[dimension],)
+        sizes = [shard_sizes(part, tp, num_kv_heads=heads)[tp_rank] for part in parts]
+        shape[dimension] = sum(sizes)
     return replace(tensor, shape=tuple(shape))
-
-
-def _first(spec: ModelSpec) -> tuple[TensorSpec, ...]:
-    root = _root(spec)
-    found = [
-        TensorSpec(name=f"{root}.embed_tokens.weight", shape=_table(spec), role="embed"),
-    ]
-    if spec.num_position_rows:
-        shape = (spec.num_position_rows, spec.hidden)
-        name = f"{root}.embed_positions.weight"
-        found.append(TensorSpec(name=name, shape=shape, role="position"))
-    if spec.embed_dim != spec.hidden:
-        shape = (spec.hidden, spec.embed_dim)
-        name = f"{root}.project_in.weight"
-        found.append(TensorSpec(name=name, shape=shape, role="project"))
-    return tuple(found)
-
-
-def _last(spec: ModelSpec, *, with_head: bool) -> tuple[TensorSpec, ...]:
-    root = _root(spec)
-    name = "norm" if spec.gated_mlp else "final_layer_norm"
-    found = [*_norm(spec, f"{root}.{name}", None)] if spec.final_norm else []
-    if spec.embed_dim != spec.hidden:
-        shape = (spec.embed_dim, spec.hidden)
-        found.append(TensorSpec(name=f"{root}.project_out.weight", shape=shape, role="project"))
-    if with_head:
-        head = TensorSpec(name="lm_head.weight", shape=_table(spec), role="head", shard="head")
-        found.append(head)
-    return tuple(found)
-
-
-def _layer(spec: ModelSpec, layer: int) -> Iterator[TensorSpec]:
-    """One decoder layer; OPT names its parts differently."""
-    d, q, kv = spec.hidden, spec.query_width, spec.kv_width
-    gated = spec.gated_mlp
-    at = f"{_root(spec)}.layers.{layer}"
-    qkv_bias = spec.attention_bias
-    out = "o_proj" if gated else "out_proj"
-    for name, rows in (("q_proj", q), ("k_proj", kv), ("v_proj", kv)):
-        yield from _linear(f"{at}.self_attn.{name}", (rows, d), "qkv", "column", layer, qkv_bias)
-    yield from _linear(f"{at}.self_attn.{out}", (d, q), "o", "row", layer, spec.output_bias)
-    if spec.sinks:
-        name = f"{at}.self_attn.sinks"
-        shape = (spec.num_heads,)
-        yield TensorSpec(name=name, shape=shape, role="sinks", shard="column", layer=layer)
-    yield from (_experts if spec.num_experts else _mlp)(spec, at, layer)
-    for name in ("q_norm", "k_norm") if spec.qk_norm else ():
-        name = f"{at}.self_attn.{name}.weight"
-        yield TensorSpec(name=name, shape=(spec.head_dim,), role="qk_norm", layer=layer)
-    llama_norms = ("input_layernorm", "post_attention_layernorm")
-    for name in llama_norms if gated else ("self_attn_layer_norm", "final_layer_norm"):
-        yield from _norm(spec, f"{at}.{name}", layer)
-
-
-def _mlp(spec: ModelSpec, at: str, layer: int) -> Iterator[TensorSpec]:
-    d, f, bias = spec.hidden, spec.intermediate, spec.mlp_bias
-    for name in ("mlp.gate_proj", "mlp.up_proj") if spec.gated_mlp else ("fc1",):
-        yield from _linear(f"{at}.{name}", (f, d), "gate_up", "column", layer, bias)
-    down = "mlp.down_proj" if spec.gated_mlp else "fc2"
-    yield from _linear(f"{at}.{down}", (d, f), "down", "row", layer, bias)
-
-
-def _experts(spec: ModelSpec, at: str, layer: int) -> Iterator[TensorSpec]:
-    """A router [E, D], and every expert in two stacks: [E, out, in], in gpt-oss [E, in, out].
-
-    The bias of the down projection is as large on every rank, and zero on all but the first.
-    """
-    d, f, e = spec.hidden, spec.intermediate, spec.num_experts
-    gpt_oss = spec.model_type == "gpt_oss"
-    router = f"{at}.mlp.{'router' if gpt_oss else 'gate'}"
-    yield from _linear(router, (e, d), "router", "replicated", layer, spec.expert_bias)
-    stacks = {
-        "gate_up_proj": ((e, d, 2 * f), "expert_2") if gpt_oss else ((e, 2 * f, d), "expert_1"),
-        "down_proj": ((e, f, d), "expert_1") if gpt_oss else ((e, d, f), "expert_2"),
-    }
-    biases = {
-        "gate_up_proj_bias": ((e, 2 * f), "expert_1"),
-        "down_proj_bias": ((e, d), "replicated"),
-    }
-    for name, (shape, shard) in {**stacks, **(biases if spec.expert_bias else {})}.items():
-        name = f"{at}.mlp.experts.{name}"
-        yield TensorSpec(name=name, shape=shape, role="experts", shard=shard, layer=layer)
-
-
-def _linear(
-    name: str, shape: tuple[int, int], role: str, shard: str, layer: int, bias: bool
-) -> Iterator[TensorSpec]:
-    yield TensorSpec(name=f"{name}.weight", shape=shape, role=role, shard=shard, layer=layer)
-    if bias:
-        rule = "column" if shard == "column" else "replicated"
-        yield TensorSpec(name=f"{name}.bias", shape=shape[:1], role=role, shard=rule, layer=layer)
-
-
-def _norm(spec: ModelSpec, name: str, layer: int | None) -> Iterator[TensorSpec]:
-    for part, present in (("weight", spec.norm_weight), ("bias", spec.norm_bias)):
-        if present:
-            yield TensorSpec(name=f"{name}.{part}", shape=(spec.hidden,), role="norm", layer=layer)
-
-
-def _root(spec: ModelSpec) -> str:
-    return "model" if spec.model_type != "opt" else "model.decoder"
-
-
-def _table(spec: ModelSpec) -> tuple[int, int]:
-    return (spec.vocab, spec.embed_dim)

@@ -265,4 +265,5 @@ def workload(plan: Plan, device: str = "cuda") -> Workload:
         microbatches=plan.microbatches,
         dtype=plan.dtype,
         device=device,
+        decode=plan.decode,
     )

@@ -51,6 +51,7 @@ def forecast(settings: Mapping[str, Any], spec: ModelSpec, gpu: Gpu | None) -> F
         microbatches=microbatches,
         dtype=dtype,
         device=settings["device"],
+        decode=settings.get("decode", "eager"),
     )
     rows = memory_rows(spec, work, tp=tp, pp=pp, split=layers)
     total = max(float(row["total_bytes"]) for row in rows)

@@ -19,7 +19,7 @@ def shapes(config: dict[str, object], tp: int) -> dict[str, list[int]]:
         dtype=torch.float32,
         replace_with_kernel_inject=False,
     )
-    return {name: list(value.shape) for name, value in engine.module.named_parameters()}
+    return {name: list(value.shape) for name, value in engine.module.state_dict().items()}
 
 
 def main() -> None:

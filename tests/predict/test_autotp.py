@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_configs import TINY
+from tiny_configs import COUNTED, TINY
 
 from perfkit.predict.cards import load_config
 from perfkit.predict.spec import spec_from_config
@@ -17,8 +17,10 @@ from perfkit.predict.tensors import local_tensors
 
 WORKER = Path(__file__).with_name("autotp_shapes.py")
 TP = 2
+UNCUT = ("experts",)
 CONFIGS: dict[str, dict[str, Any]] = {
     **TINY,
+    **COUNTED,
     "smollm2-135m": load_config("smollm2-135m-instruct")[1],
 }
 
@@ -61,6 +63,8 @@ def _start(rank: int, port: int) -> "subprocess.Popen[str]":
 def test_local_tensors_are_those_of_autotp(
     sharded: list[dict[str, dict[str, list[int]]]], name: str, rank: int
 ) -> None:
-    spec = spec_from_config(CONFIGS[name], model_id=name)
+    """But for stacks of experts, which AutoTP leaves whole and the engine cuts."""
+    spec = spec_from_config(CONFIGS[name], model_id=name, to_run=False)
     predicted = local_tensors(spec, tp=TP, pp=1, tp_rank=rank, pp_rank=0)
-    assert {t.name: list(t.shape) for t in predicted} == sharded[rank][name]
+    left = {name: shape for name, shape in sharded[rank][name].items() if ".experts." not in name}
+    assert {t.name: list(t.shape) for t in predicted if t.role not in UNCUT} == left

@@ -8,11 +8,26 @@ import pytest
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import card_ids, load_config, load_spec
 from perfkit.predict.gpus import gpu_tables, load_gpu
+from perfkit.predict.spec import kv_bytes_per_token, num_parameters
+
+CARDS_README = Path(__file__).parents[2] / "models" / "cards" / "README.md"
 
 
 def test_every_card_can_be_read() -> None:
-    assert len(card_ids()) >= 14
+    assert len(card_ids()) >= 31
     assert {load_spec(card).id for card in card_ids()} == set(card_ids())
+
+
+def test_the_list_of_cards_has_the_size_of_each() -> None:
+    """Rows of models/cards/README.md: id, source, parameters, KV bytes per token."""
+    rows = [line.split("|") for line in CARDS_README.read_text().splitlines()]
+    listed = {row[1].strip(): (row[3].strip(), row[4].strip()) for row in rows if len(row) == 7}
+    specs = {card: load_spec(card) for card in card_ids()}
+    sizes = {
+        card: (f"{num_parameters(spec):,}", f"{kv_bytes_per_token(spec):,}")
+        for card, spec in specs.items()
+    }
+    assert {card: listed.get(card) for card in sizes} == sizes
 
 
 def test_a_folder_or_its_config_json_is_a_model(tmp_path: Path) -> None:

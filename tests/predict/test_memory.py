@@ -1,10 +1,9 @@
 """How much memory a rank needs."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_configs import COUNTED, TINY, WITH_EXPERTS
 
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_spec
@@ -18,6 +17,7 @@ from perfkit.predict.memory import (
     verdict,
 )
 from perfkit.predict.memory_rows import Overrides, even_row, memory_rows, override_notes
+from perfkit.predict.spec import spec_from_config
 
 LLAMA_70B = load_spec("llama-3.3-70b")
 FIRST_USERS = Overrides(params=70e9, kv_heads=64, activations_bytes=2 * GIB, overhead_bytes=6 * GIB)
@@ -80,10 +80,89 @@ def test_kv_of_all_ranks_is_kv_of_the_model() -> None:
     assert sum(parts) == 327_680 * 400
 
 
-def test_a_sliding_window_caps_the_kv_cache() -> None:
-    spec = replace(load_spec("mistral-7b-v0.3"), sliding_window=4096)
-    held = [kv_bytes(spec, Workload(context=s), layers=32, kv_heads=8) for s in (4096, 8192)]
-    assert held[0] == held[1]
+SLIDING = {
+    "gpt-oss": {**WITH_EXPERTS["gpt-oss"], "sliding_window": 6},
+    "gemma3": COUNTED["gemma3"],
+    "mistral": {**TINY["mistral"], "sliding_window": 5},
+    "llama": TINY["llama"],
+    "deepseek-v3": COUNTED["deepseek-v3"],
+}
+
+
+@pytest.mark.parametrize("name", SLIDING)
+@pytest.mark.parametrize(("prompt", "context"), [(20, 23), (3, 30), (5, 8)])
+def test_kv_bytes_are_those_of_the_cache_of_transformers(
+    name: str, prompt: int, context: int
+) -> None:
+    """The bytes behind its tensors, at their most: after a prompt, or at the end."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(**SLIDING[name])
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    cache = transformers.DynamicCache(config=config)
+
+    def held(tokens: int) -> int:
+        with torch.no_grad():
+            model(torch.ones(2, tokens, dtype=torch.long), past_key_values=cache)
+        stored = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+        return sum(t.untyped_storage().nbytes() for t in stored)
+
+    most = max([held(prompt), *(held(1) for _ in range(context - prompt))])
+    spec = spec_from_config(SLIDING[name], model_id=name, to_run=False)
+    work = Workload(batch=2, context=context, prompt=prompt, dtype="float32")
+    heads = spec.num_kv_heads
+    assert kv_bytes(spec, work, layers=range(spec.num_layers), kv_heads=heads) == most
+
+
+def test_graph_decoding_keeps_every_slot_of_sliding_layers() -> None:
+    spec = load_spec("gpt-oss-20b")
+    eager, graph = (
+        kv_bytes(
+            spec,
+            Workload(context=8192, prompt=1024, decode=decode),
+            layers=range(24),
+            kv_heads=8,
+        )
+        for decode in ("eager", "graph")
+    )
+    assert graph == 49_152 * 8192
+    assert eager == 2048 * 12 * (8192 + 128)
+
+
+def test_a_stage_holds_the_cache_of_its_own_kinds_of_layers() -> None:
+    """Layers 0 to 30 of Gemma 3: 26 that slide and 5 that see all."""
+    spec = load_spec("gemma-3-27b")
+    parts = rank_parts(spec, Workload(context=8192, prompt=1024), tp=1, pp=2, tp_rank=0, pp_rank=0)
+    assert parts["kv_bytes"] == 2 * 16 * 128 * 2 * (26 * 1024 + 5 * 8192)
+
+
+def test_a_latent_cache_is_whole_on_every_rank() -> None:
+    spec = load_spec("deepseek-v3")
+    one, eight = (
+        rank_parts(spec, Workload(context=1000), tp=tp, pp=1, tp_rank=0, pp_rank=0) for tp in (1, 8)
+    )
+    assert one["kv_bytes"] == eight["kv_bytes"] == 70_272 * 1000
+
+
+def test_latent_attention_makes_keys_and_values_of_the_whole_context_anew() -> None:
+    """A decode of one token at 4096 tokens, 128 heads: 2 * 128 + 64 + 128 values of each."""
+    work = Workload(context=4096, prompt=1)
+    spec = load_spec("deepseek-v3")
+    peak = activation_bytes(spec, work, kv_heads=128, columns=18432, last=False)
+    assert peak == 2 * (2 * 7168 + 5 * 128 * 192 + 4096 * 128 * 448)
+
+
+def test_experts_need_room_for_every_choice_of_a_token() -> None:
+    """Qwen3-30B-A3B: 8 experts of 768; 2 * 2048 + 8 * (4 * 2048 + 768) values a token."""
+    spec = load_spec("qwen3-30b-a3b")
+    work = Workload(context=100)
+    peak = activation_bytes(spec, work, kv_heads=4, columns=0, expert_columns=768, last=False)
+    assert peak == 100 * 2 * (2 * 2048 + 8 * (4 * 2048 + 768))
+
+
+def test_kv_heads_of_a_latent_cache_cannot_be_set() -> None:
+    with pytest.raises(ConfigError, match="one vector a token for all heads"):
+        even_row(load_spec("deepseek-v3"), Workload(), num_gpus=8, overrides=Overrides(kv_heads=8))
 
 
 def test_logits_are_counted_for_the_last_position_only() -> None:

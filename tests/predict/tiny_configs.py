@@ -1,4 +1,7 @@
-"""Small configurations of every supported family and its variants."""
+"""Small configurations of every family and its variants.
+
+TINY and WITH_EXPERTS can be run and predicted; COUNTED can only be counted.
+"""
 
 from typing import Any
 
@@ -10,8 +13,9 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 128,
 }
 ROTARY: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 200}
+TINY_LLAMA: dict[str, Any] = {"model_type": "llama", **ROTARY}
 TINY: dict[str, dict[str, Any]] = {
-    "llama": {"model_type": "llama", **ROTARY},
+    "llama": TINY_LLAMA,
     "llama-tied-biases": {
         "model_type": "llama",
         **ROTARY,
@@ -69,5 +73,62 @@ WITH_EXPERTS: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
+    },
+}
+LATENT: dict[str, Any] = {
+    **SIZES,
+    "intermediate_size": 200,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 24,
+    "v_head_dim": 20,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 40,
+    "first_k_dense_replace": 1,
+}
+COUNTED: dict[str, dict[str, Any]] = {
+    "phi3": {"model_type": "phi3", **ROTARY, "pad_token_id": 0},
+    "phi3-tied": {"model_type": "phi3", **ROTARY, "pad_token_id": 0, "tie_word_embeddings": True},
+    "gemma2": {"model_type": "gemma2", **ROTARY, "head_dim": 32, "sliding_window": 8},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        **ROTARY,
+        "head_dim": 32,
+        "sliding_window": 8,
+        "sliding_window_pattern": 2,
+    },
+    "gemma-untied-biases": {
+        "model_type": "gemma2",
+        **ROTARY,
+        "tie_word_embeddings": False,
+        "attention_bias": True,
+    },
+    "qwen3-moe-mixed": {**WITH_EXPERTS["qwen3-moe"], "mlp_only_layers": [1]},
+    "qwen2-moe": {
+        "model_type": "qwen2_moe",
+        **ROTARY,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 40,
+        "shared_expert_intermediate_size": 72,
+        "decoder_sparse_step": 2,
+    },
+    "deepseek-v2-lite": {"model_type": "deepseek_v2", **LATENT, "q_lora_rank": None},
+    "deepseek-v2": {
+        "model_type": "deepseek_v2",
+        **LATENT,
+        "q_lora_rank": 28,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "deepseek-v3": {
+        "model_type": "deepseek_v3",
+        **LATENT,
+        "q_lora_rank": 28,
+        "n_group": 1,
+        "topk_group": 1,
+        "n_shared_experts": 2,
     },
 }

@@ -83,7 +83,7 @@ def test_every_kernel_of_the_captured_step_has_a_class(graph: Analysis) -> None:
 
 def test_eager_and_captured_steps_choose_the_same_tokens() -> None:
     """Random weights in bf16: the first tokens agree, and so do two stages with one."""
-    names = ("tp1-eager", "tp1-graph", "pp2-m2-graph", "pp2-m2-sockets")
+    names = ("tp1-eager", "tp1-graph", "pp2-m2-graph", "pp2-m1-sockets-graph")
     first = [
         json.loads((TRACES / f"h200-8b-{name}" / "outputs.jsonl").read_text().splitlines()[0])
         for name in names
@@ -99,7 +99,9 @@ RECORDED = (
     "h200-8b-tp1-eager",
     "h200-8b-tp1-graph",
     "h200-8b-pp2-m2-graph",
-    "h200-8b-pp2-m2-sockets",
+    "h200-8b-pp2-m1-sockets-graph",
+    "h200-70b-tp2-graph",
+    "h200-nsys-8b-pp2-m2-graph",
 )
 
 
