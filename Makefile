@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		cp constraints.txt $(VENV)/constraints.txt; \
 		$(PIP) install --quiet -c $(VENV)/constraints.txt torch; \
 	fi
-	DS_BUILD_OPS=0 $(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[run,quantize,demo,report,cluster,dev]'
+	DS_BUILD_OPS=0 $(PIP) install --quiet -c $(VENV)/constraints.txt -e '.[run,quantize,calibrate,demo,report,cluster,dev]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## Run, analyze, predict, compare and report SmolLM2-135M on local ranks

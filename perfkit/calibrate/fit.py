@@ -7,6 +7,7 @@
                     linear: [[m, seconds per weight value], ...], ...}]
       all_reduce  {group: {alpha_s, bytes_per_s, mean_error, num_points}}
       send_recv   the same
+      curves      on a GPU: the tables of predict/curve_files.py, from calibrate/fit_curves.py
 
 Nothing is fitted that is measured: rates are total work over total time of the points that show
 them; only a collective's alpha and bandwidth are a least-squares fit.
@@ -16,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from perfkit.calibrate.fit_curves import curve_tables
 from perfkit.errors import ConfigError
 from perfkit.predict.rates import MICROBENCHMARK
 from perfkit.predict.spec import dtype_bytes
@@ -37,6 +39,9 @@ def fit(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"the microbenchmark has no {', '.join(missing)}. Run it again.")
     by_op = _by_op(measured["points"])
+    curves = {}
+    if measured["device"] == "cuda":
+        curves = {"curves": curve_tables(measured["points"], str(measured["dtype"]))}
     return {
         **{key: measured.get(key) for key in FACTS},
         "date": date,
@@ -44,6 +49,7 @@ def fit(measured: Mapping[str, Any], *, date: str) -> dict[str, Any]:
         "compute": compute_rates(by_op, dtype_bytes(str(measured["dtype"]))),
         "all_reduce": link_rates(by_op["all_reduce"]),
         "send_recv": link_rates(by_op["send_recv"]),
+        **curves,
     }
 
 

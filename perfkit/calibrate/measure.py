@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.calibrate.fit import fit
+from perfkit.calibrate.fit_curves import check_fitting
 from perfkit.calibrate.store import collected_points
+from perfkit.calibrate.toml_file import write_toml
+from perfkit.collect.facts import versions
 from perfkit.collect.plan import RunPlan
 from perfkit.collect.run import execute
 from perfkit.collect.supervise import now
@@ -39,6 +42,8 @@ def calibrate(
     plan: RunPlan, progress: Callable[[str], None], out: Path | None
 ) -> Calibration | None:
     """Measure, fit, keep; None on every Slurm rank but the first."""
+    if plan.task.record()["config"]["device"] == "cuda":
+        check_fitting()
     outcome = execute(plan, progress)
     if outcome.exit_code:
         raise PerfkitError(f"calibration {outcome.state}: {tell(outcome)}")
@@ -46,8 +51,11 @@ def calibrate(
         return None
     document = fit(collected_points(RunFolder(plan.folder)), date=now()[:10])
     path = plan.folder / "calibration.json"
-    for target in filter(None, (path, out)):
-        write_json(target, document)
+    write_json(path, document)
+    if out is not None and out.suffix == ".toml":
+        write_toml(document, versions(), out)
+    elif out is not None:
+        write_json(out, document)
     return Calibration(document, out or path, tuple(doubts(document)))
 
 

@@ -16,7 +16,9 @@ def command(
         None, help="float32, bfloat16 or float16. [default: bfloat16 on GPUs, float32 on CPUs]"
     ),
     device: str | None = typer.Option(None, help="cuda or cpu. [default: cuda where there is one]"),
-    out: Path | None = typer.Option(None, "-o", "--out", help="Also write calibration.json here."),
+    out: Path | None = typer.Option(
+        None, "-o", "--out", help="Also write it here, as .json or, with a GPU's curves, .toml."
+    ),
     force: bool = typer.Option(False, "--force", help="Replace the file given with --out."),
     format: Format = FORMAT_OPTION,
 ) -> None:

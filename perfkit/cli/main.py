@@ -10,6 +10,7 @@ import typer
 
 from perfkit import __version__
 from perfkit.cli import (
+    accuracy,
     analyze,
     calibrate,
     collect,
@@ -71,6 +72,7 @@ app.command("analyze")(analyze.command)
 app.command("whatif")(whatif.command)
 app.command("diff")(diff.command)
 app.command("compare")(compare.command)
+app.command("accuracy")(accuracy.command)
 app.command("report")(report.command)
 app.command("export")(export.command)
 app.command("predict")(predict.command)

@@ -12,7 +12,7 @@ from perfkit.predict.cards import load_spec
 from perfkit.predict.gpus import Gpu, load_gpu
 from perfkit.predict.grid import numbers, plans, predict_rows
 from perfkit.predict.memory import GIB
-from perfkit.predict.rates import ASSUMED, Rates, rates_from_calibration, rates_from_gpu
+from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
 from perfkit.schema import read_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def command(
         None, "--dtype", help="bfloat16, float16, float32. Default: the calibration's or bfloat16."
     ),
     decode: str = typer.Option(
-        "eager", "--decode", help="eager, or graph: one launch per step, the limit of CUDA graphs."
+        "eager", "--decode", help="eager, graph (captured steps), or both: eager,graph."
     ),
     calibration: Path | None = typer.Option(
         None, "--calibration", help="calibration.json: measured rates instead of peak rates."
@@ -52,7 +52,7 @@ def command(
     check_free(out, force=force)
     spec = load_spec(model, models_dir)
     device = load_gpu(gpu, models_dir) if gpu else None
-    rates = _rates(device, calibration, dtype)
+    rates = _rates(device, calibration, dtype, models_dir)
     axes: dict[str, list[Any]] = {
         "tp": numbers(tp, "--tp"),
         "pp": numbers(pp, "--pp"),
@@ -60,7 +60,7 @@ def command(
         "prompt_tokens": numbers(prompt, "--prompt"),
         "new_tokens": numbers(new, "--new"),
         "dtype": [rates.dtype],
-        "decode": [decode],
+        "decode": [mode.strip() for mode in decode.split(",")],
     }
     if microbatches is not None:
         axes["microbatches"] = numbers(microbatches, "--microbatches")
@@ -71,19 +71,24 @@ def command(
     closing(out, f"perfkit memory {model} --tp {axes['tp'][0]} --pp {axes['pp'][0]}")
 
 
-def _rates(gpu: Gpu | None, calibration: Path | None, dtype: str | None) -> Rates:
+def _rates(
+    gpu: Gpu | None, calibration: Path | None, dtype: str | None, models_dir: Path | None
+) -> Rates:
     if calibration is not None:
         return rates_from_calibration(read_json(calibration), dtype)
     if gpu is None:
         raise ConfigError("no rates. Give --gpu ID for peak rates or --calibration FILE.")
-    return rates_from_gpu(gpu, dtype or "bfloat16")
+    return rates_from_gpu(gpu, dtype or "bfloat16", models_dir)
 
 
 def _tell(rates: Rates, gpu: Gpu | None, rows: list[dict[str, Any]]) -> None:
     if gpu and rates.link_bytes_per_s is not None:
-        assumed = ", ".join(k for k, v in rates.provenance.items() if v == ASSUMED)
-        story(f"rates: peak values of {gpu.id} ({gpu.source}); assumed: {assumed}.")
-        story("note: peak rates are never reached, so compute and traffic are lower bounds.")
+        if rates.summary == MICROBENCHMARK:
+            file = f"models/calibrations/{gpu.id}-{rates.dtype}.toml"
+            story(f"rates: curves measured on {gpu.id} ({file}).")
+        else:
+            story(f"rates: data sheet of {gpu.id} ({gpu.source}), times what H100 and H200 reach.")
+            story(f"note: nobody measured {gpu.id} yet: `perfkit calibrate` on one does.")
         story("note: every pair of ranks has the GPU's own link; no slower network is modelled.")
         if gpu.unverified:
             story(f"note: {gpu.id}: unverified: {', '.join(gpu.unverified)}")
@@ -120,9 +125,13 @@ def _columns(rows: list[dict[str, Any]]) -> "list[Column]":
 
     names = ("tp", "pp", "batch", "microbatches", "prompt_tokens", "new_tokens")
     columns = [Column(name=n, title=n.split("_")[0], kind="integer") for n in names]
+    if len({row["decode"] for row in rows}) > 1:
+        columns.append(Column(name="decode", title="decode", kind="text"))
     columns += [
         Column(name="ttft_s", title="TTFT ms", scale=1e3),
         Column(name="tpot_s", title="TPOT ms", scale=1e3),
+        Column(name="tpot_p05_s", title="p05", scale=1e3),
+        Column(name="tpot_p95_s", title="p95", scale=1e3),
         Column(name="tokens_per_s", title="tokens/s"),
         Column(name="compute_share", title="compute", kind="percent"),
         Column(name="comm_share", title="comm", kind="percent"),

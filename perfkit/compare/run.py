@@ -14,7 +14,7 @@ import polars as pl
 from perfkit.errors import ConfigError
 from perfkit.ingest.frames import QUALITY, finding
 from perfkit.predict.gpus import gpu_of_device, load_gpu
-from perfkit.predict.rates import Rates, rates_from_calibration, rates_from_gpu
+from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
 from perfkit.predict.time import predict_run
 from perfkit.schema import RunFolder, read_json
 from perfkit.timeline.analysis import Analysis, analyze_run
@@ -113,7 +113,7 @@ def find_rates(
     data sheet."""
     own = RunFolder(path).calibration
     dtype = run["config"]["dtype"]
-    chosen = calibration or (own if own.is_file() and gpu is None else None)
+    chosen = calibration or (own if gpu is None and complete(own) else None)
     if chosen is not None:
         document = read_json(chosen)
         name = f"measured on {document.get('device_name')}, {document.get('date')}"
@@ -126,7 +126,17 @@ def find_rates(
             f"calibrate --tp {config['tp']} --pp {config['pp']} --dtype {dtype} -o calibration."
             "json` and give --calibration calibration.json, or name a data sheet with --gpu.",
         )
-    return rates_from_gpu(load_gpu(gpu, models_dir), dtype), f"data sheet of {gpu}"
+    rates = rates_from_gpu(load_gpu(gpu, models_dir), dtype, models_dir)
+    kind = "curves measured on" if rates.summary == MICROBENCHMARK else "data sheet of"
+    return rates, f"{kind} {gpu}"
+
+
+def complete(calibration: Path) -> bool:
+    """A GPU's calibration without curves knows less than the curves shipped for that GPU."""
+    if not calibration.is_file():
+        return False
+    document = read_json(calibration)
+    return document.get("device") != "cuda" or "curves" in document
 
 
 def plan_of(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +151,7 @@ def plan_of(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "new_tokens": new,
         "dtype": config["dtype"],
+        "decode": config.get("decode", "eager"),
         "split": tuple(config["split"]) if config["split"] else None,
         "sharding": "deepspeed" if config["tp"] > 1 else "none",
     }

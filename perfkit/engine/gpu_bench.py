@@ -47,6 +47,7 @@ PROMPTS = ((1, 128), (1, 512), (1, 1024), (1, 2048), (1, 4096), (1, 8192), (8, 5
 """(b, tokens)"""
 ELEMENT_BYTES = tuple(1 << exponent for exponent in range(12, 31, 2))
 HIDDEN = (2048, 4096, 8192)
+TOKENS = (512, 2048, 8192, 32768)
 MESSAGE_BYTES = tuple(1 << exponent for exponent in range(10, 28))
 SMALL_MESSAGE, MANY_CALLS, FEW_CALLS = 1 << 20, 40, 4
 
@@ -64,6 +65,7 @@ class GpuBench:
         yield from self.decode_attention()
         yield from self.prefill_attention()
         yield from self.elementwise()
+        yield from self.strided()
         yield from self.fused()
         yield from self.all_reduces()
 
@@ -136,6 +138,27 @@ class GpuBench:
             seconds = self.seconds([partial(torch.add, *pair) for pair in pairs])
             yield {"op": "elementwise", "bytes": size, "seconds": seconds}
 
+    def strided(self) -> Iterator[Point]:
+        """Rotary products, sums and halves on transposed queries [b, N, S, H], and a norm's
+        widening and scaling: what an eager prefill does that memory alone does not limit."""
+        e = self.dtype.itemsize
+        for tokens in TOKENS:
+            states = self.random(1, tokens, HEADS[0][0], HEAD_SIZE).transpose(1, 2)
+            turns = self.random(1, 1, tokens, HEAD_SIZE)
+            first, second = states.chunk(2, dim=-1)
+            hidden, scale = self.random(tokens, HIDDEN[1]), self.random(tokens, 1).float()
+            wide, values = hidden.float(), states.numel()
+            works: list[tuple[str, Work, int]] = [
+                ("multiply", partial(torch.mul, states, turns), 2 * e * values),
+                ("add", partial(torch.add, states, states), 3 * e * values),
+                ("concatenate", partial(torch.cat, (second, first), dim=-1), 2 * e * values),
+                ("widen", hidden.float, (e + 4) * hidden.numel()),
+                ("scale", partial(torch.mul, wide, scale), 8 * hidden.numel()),
+            ]
+            for kind, work, size in works:
+                seconds = self.seconds([work] * FEW_CALLS)
+                yield {"op": "strided", "kind": kind, "bytes": size, "seconds": seconds}
+
     def fused(self) -> Iterator[Point]:
         """The decode step's norm with its addition, and its gated activation."""
         for m in (1, 8, 32, 128):
@@ -150,17 +173,22 @@ class GpuBench:
                 yield {"op": "gated", "m": m, "columns": 7 * size, "seconds": seconds}
 
     def all_reduces(self) -> Iterator[Point]:
-        """In a graph as a replayed step has them, and issued one by one as an eager step does."""
+        """In a graph as a replayed step has them, each after another kernel, and issued one by one
+        as an eager step does. Back to back in a graph they take 6 us more (H200, NCCL 2.28)."""
         group = self.topology.tp_group
         if group is None:
             return
+        some = self.random(HIDDEN[1])
+        between: Work = partial(torch.add, some, some)
         for size in MESSAGE_BYTES:
             message = torch.zeros(size // self.dtype.itemsize, dtype=self.dtype, device=self.device)
-            calls = [partial(dist.all_reduce, message, group=group)]
-            calls *= MANY_CALLS if size <= SMALL_MESSAGE else FEW_CALLS
+            call: Work = partial(dist.all_reduce, message, group=group)
+            count = MANY_CALLS if size <= SMALL_MESSAGE else FEW_CALLS
             point = {"op": "nccl", "kind": "all_reduce", "group": self.topology.tp, "bytes": size}
-            yield {**point, "how": "graph", "seconds": self.seconds(calls, together=True)}
-            yield {**point, "how": "eager", "seconds": self.eager_seconds(calls)}
+            pair_s = 2 * self.seconds([between, call] * count, together=True)
+            alone_s = self.seconds([between] * count, together=True)
+            yield {**point, "how": "graph", "seconds": pair_s - alone_s}
+            yield {**point, "how": "eager", "seconds": self.eager_seconds([call] * count)}
 
     def random(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device).normal_()

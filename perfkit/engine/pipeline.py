@@ -89,12 +89,16 @@ class Pipe:
             self._send_hidden(batch, outputs, step)
 
     def finish(self, microbatches: Sequence[MicroBatch]) -> None:
-        """Read, hand over and receive what is still on its way."""
+        """Read, hand over and receive what is still on its way.
+
+        The tokens outlive the pass. A cache that did would be there beside the next pass's.
+        """
         self._read(0)
         for batch in microbatches:
             if not self.topology.last:
                 self._receive_tokens(batch, self.stopping.new_tokens)
             _finish_sending(batch)
+            batch.cache = None
 
     def _receive_hidden(self, batch: MicroBatch, step: int) -> torch.Tensor:
         """[b, q, D] from the stage before; the shape is known, so it is never sent."""

@@ -15,7 +15,11 @@ from perfkit.predict.time import Plan, predict
 MEMORY_PARTS = ("weights_bytes", "kv_bytes", "activation_bytes", "overhead_bytes")
 RESULTS = (
     "ttft_s",
+    "ttft_p05_s",
+    "ttft_p95_s",
     "tpot_s",
+    "tpot_p05_s",
+    "tpot_p95_s",
     "end_to_end_s",
     "tokens_per_s",
     "compute_share",

@@ -4,7 +4,7 @@ B batch, M microbatches, S context, n tokens of one prompt, L layers, D hidden, 
 K kv heads, H head size, F intermediate, k experts of a token, V vocab, b bytes per value
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perfkit.errors import ConfigError
@@ -18,10 +18,12 @@ from perfkit.predict.tensors import (
 
 MIB, GIB = 2**20, 2**30
 
-CUDA_CONTEXT_BYTES = 512 * MIB
-"""one process's CUDA context and loaded kernels; about 0.5 GiB on Hopper, differs by driver"""
-NCCL_BUFFER_BYTES = 384 * MIB
-"""NCCL channel buffers of one rank: 0.35-0.40 GiB; NVIDIA aiconfigurator 0.12.0 counts 0.4"""
+CUDA_CONTEXT_BYTES = 740_000_000
+"""one process's CUDA context and loaded kernels: NVML's used less PyTorch's reserved, 0.73 to 0.80
+GB on one H100 or H200 (CUDA 13.0, torch 2.11)"""
+NCCL_TP_BYTES, NCCL_PP_BYTES = 1_360_000_000, 850_000_000
+"""the same beyond a context's with a tensor-parallel pair (two communicators) and with a pipeline
+pair over NVLink, NCCL 2.28.9: 1.3 to 1.4 and 0.7 to 1.0 GB"""
 CUBLAS_WORKSPACE_BYTES = 32 * MIB
 """PyTorch's default on sm90: 4096 KiB * 8; aten/src/ATen/cuda/CublasHandlePool.cpp"""
 ALLOCATOR_SLACK = 1.15
@@ -68,7 +70,7 @@ def rank_parts(
     pp_rank: int,
     split: Sequence[int] | None = None,
 ) -> dict[str, float]:
-    """Bytes of one rank by part, from its exact local tensors."""
+    """Bytes of one rank by part, from its exact local tensors; workspaces count as activations."""
     kv_heads = kv_heads_of_rank(spec, tp=tp, tp_rank=tp_rank)
     layers = stage_layers(spec.num_layers, pp, split)[pp_rank]
     return {
@@ -84,8 +86,9 @@ def rank_parts(
             expert_columns=spec.expert_intermediate / tp,
             shared_columns=max(shard_sizes(spec.shared_intermediate, tp)),
             last=pp_rank == pp - 1,
-        ),
-        "overhead_bytes": overhead_bytes(num_ranks=tp * pp) if work.device == "cuda" else 0,
+        )
+        + workspace_bytes(work),
+        "overhead_bytes": overhead_bytes(tp=tp, pp=pp) if work.device == "cuda" else 0,
     }
 
 
@@ -120,11 +123,12 @@ def activation_bytes(
 ) -> float:
     """Largest set of activations alive at once in one eager prefill of m = (B/M) * n tokens.
 
-    The largest of: norm m*D*(b + 3*4) (fp32 copy, its square, the product); attention; MLP
-    m*b*(2*D + 3*F); experts m*b*(2*D + k*max(D + 4*F, 4*D + F)) and then the MLP beside them,
-    m*b*(3*D + 3*F); logits of the last position only (B/M)*V*(b + 4), last stage. N, K and each F
-    are the rank's own. Leaves out masks, the math path's scores and workspaces: unverified on a
-    GPU. Growth of a process on a CPU over these: experts 1.01 to 1.08, sinks 1.07, latent 1.43.
+    What the decoder's loop holds, 2*m*D*b (the embeddings and the layer's input), and the largest
+    of: norm m*D*(b + 3*4) (fp32 copy, its square, the product); attention; MLP m*b*(2*D + 3*F);
+    experts m*b*(2*D + k*max(D + 4*F, 4*D + F)) and then the MLP beside them, m*b*(3*D + 3*F);
+    logits of the last position only (B/M)*V*(b + 4), last stage. N, K and each F are the rank's
+    own. Leaves out masks, the math path's scores and workspaces. 8B, batch 32, 2048 tokens, H200:
+    7.79 GB, allocated 7.90 beside weights and cache.
     """
     b, m, d = dtype_bytes(work.dtype), work.prefill_tokens, spec.hidden
     k = spec.experts_per_token
@@ -136,7 +140,7 @@ def activation_bytes(
         m * b * (3 * d + 3 * shared_columns) if shared_columns else 0,
         work.sequences_per_microbatch * spec.vocab * (b + 4) if last else 0,
     )
-    return max(parts)
+    return 2 * m * d * b + max(parts)
 
 
 def _attention_bytes(spec: ModelSpec, work: Workload, kv_heads: float) -> float:
@@ -157,13 +161,31 @@ def _attention_bytes(spec: ModelSpec, work: Workload, kv_heads: float) -> float:
     return b * (m * (query + 2 * kv_heads * spec.head_dim) + scores)
 
 
-def overhead_bytes(*, num_ranks: int) -> int:
-    """What a GPU holds before the first tensor: CUDA context, cuBLAS workspace, NCCL buffers.
+def workspace_bytes(work: Workload) -> int:
+    """cuBLAS workspaces that PyTorch allocates, one for each stream that multiplies matrices.
+
+    Captured steps: the default stream's, the captures' and one for the warm-up of each of M
+    microbatches. 8B on H200: allocated beside weights, cache and activations 0.10 GB at M = 1,
+    0.14 at 2, 0.20 to 0.25 at 4.
+    """
+    if work.device != "cuda":
+        return 0
+    streams = 2 + work.microbatches if work.decode == "graph" else 1
+    return streams * CUBLAS_WORKSPACE_BYTES
+
+
+def overhead_bytes(*, tp: int, pp: int) -> int:
+    """What a GPU holds that PyTorch's allocator does not: CUDA context, NCCL buffers.
 
     On a CPU it is counted as 0: a process's own size is no part of the model.
     """
-    nccl = NCCL_BUFFER_BYTES if num_ranks > 1 else 0
-    return CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES + nccl
+    nccl = (NCCL_TP_BYTES if tp > 1 else 0) + (NCCL_PP_BYTES if pp > 1 else 0)
+    return CUDA_CONTEXT_BYTES + nccl
+
+
+def allocated_bytes(parts: Mapping[str, float]) -> float:
+    """The part of rank_parts that PyTorch's allocator counts at its peak."""
+    return sum(size for name, size in parts.items() if name != "overhead_bytes")
 
 
 def verdict(total_bytes: float, capacity_bytes: int | None) -> str | None:

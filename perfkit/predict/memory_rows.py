@@ -99,7 +99,7 @@ def even_row(
             shared_columns=spec.shared_intermediate / num_gpus,
             last=True,
         ),
-        "overhead_bytes": overhead_bytes(num_ranks=num_gpus),
+        "overhead_bytes": overhead_bytes(tp=num_gpus, pp=1),
     }
     inputs = _inputs(spec, work, tp=None, pp=None, num_gpus=num_gpus, gpu=gpu, sharding="even")
     total = _total(_override(parts, over), capacity_bytes)

@@ -20,12 +20,26 @@ class PassTime:
     """the part of device_s that arithmetic limits; memory limits the rest"""
     one_queue: bool
     """a CPU dispatches and computes in turn; a GPU's host runs ahead"""
+    fixed_s: float = 0.0
+    """once a pass, when nothing else runs: the chosen token to the host, the next launch"""
+    device_error_s: float = 0.0
+    """standard deviation of device_s + comm_s: kernels' own, taken as independent"""
+    host_spread: float = 0.0
+    """standard deviation of log(predicted / measured) of host_s"""
 
     @property
     def total_s(self) -> float:
-        """GPU: the slower of host and device, then communication. CPU: all in turn."""
-        busy = self.device_s + self.host_s if self.one_queue else max(self.device_s, self.host_s)
-        return busy + self.comm_s
+        """GPU: the slower of its two queues, host and device. CPU: all in turn."""
+        queue = self.device_s + self.comm_s
+        busy = queue + self.host_s if self.one_queue else max(queue, self.host_s)
+        return busy + self.fixed_s
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of log(predicted / measured) of total_s, without the model's own."""
+        if not self.one_queue and self.host_s > self.device_s + self.comm_s:
+            return self.host_spread
+        return self.device_error_s / self.total_s
 
     @property
     def exposed_host_s(self) -> float:
@@ -80,11 +94,13 @@ class Schedule:
 
 def bottleneck(step: PassTime) -> str:
     """What limits a pass: compute, memory, host or comm; on a GPU the slower queue counts."""
-    device_waits = not step.one_queue and step.host_s > step.device_s
+    device_waits = not step.one_queue and step.host_s > step.device_s + step.comm_s
+    if device_waits:
+        return "host"
     parts = {
-        "compute": 0.0 if device_waits else step.flops_bound_s,
-        "memory": 0.0 if device_waits else step.device_s - step.flops_bound_s,
-        "host": step.host_s if step.one_queue or device_waits else 0.0,
+        "compute": step.flops_bound_s,
+        "memory": step.device_s - step.flops_bound_s,
+        "host": step.host_s if step.one_queue else 0.0,
         "comm": step.comm_s,
     }
     return max(parts, key=lambda name: parts[name])

@@ -7,11 +7,14 @@ Every value is predicted. The equations leave out sampling, padding, contention 
 profiler and the run, and the wait of ranks for each other beyond uneven shards.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 from perfkit.errors import ConfigError
+from perfkit.predict.curves import Curves, Stream
 from perfkit.predict.memory import Workload, rank_parts
 from perfkit.predict.rates import Compute, Rates
 from perfkit.predict.schedule import PassTime, Schedule, bottleneck
@@ -22,6 +25,13 @@ from perfkit.predict.work import Kernels, Pass, PassWork, Shard, hop_bytes, pass
 DECODES = ("eager", "graph")
 TOKEN_BYTES = 8
 """a token id travels as int64"""
+Z90 = NormalDist().inv_cdf(0.95)
+MODEL_SPREAD = 0.02
+"""of log(predicted / measured), where every curve were exact: gaps, clocks, what is left out"""
+COMM_SPREAD = 0.15
+"""of an all-reduce in its place: its ranks never come at the same time"""
+UNKNOWN_SPREAD = 0.2
+"""of kernels and hosts whose fit left no errors: a roofline, an older calibration"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +71,8 @@ def predict_run(
 ) -> dict[str, Any]:
     """Predicted times and memory of one run; keywords are the fields of Plan.
 
-    Returns ttft_s, tpot_s (None without a second token), end_to_end_s, tokens_per_s, and `ranks`:
+    Returns ttft_s, tpot_s (None without a second token), the ends of their 90 % intervals
+    (ttft_p05_s ...), end_to_end_s, tokens_per_s, and `ranks`:
     for each rank its stage, tp_rank, {weights, kv, activation, overhead}_bytes, and for `prefill`
     and `decode` the totals over all microbatches and steps: compute_s (kernels that compute),
     comm_s (collectives and hops received, without waiting), host_s (dispatching; overlaps with
@@ -88,6 +99,8 @@ def predict(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
         "tpot_s": period_s if steps else None,
         "end_to_end_s": end_to_end_s,
         "tokens_per_s": plan.batch * plan.new_tokens / end_to_end_s,
+        **interval("ttft", ttft_s, prefill.slowest),
+        **interval("tpot", period_s if steps else None, decode.slowest),
         "rates": rates.summary,
         "provenance": dict(rates.provenance),
         **_shares(decode if steps else prefill),
@@ -96,6 +109,19 @@ def predict(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
             for pp_rank in range(plan.pp)
             for tp_rank in range(plan.tp)
         ],
+    }
+
+
+def interval(name: str, seconds: float | None, step: PassTime) -> dict[str, float | None]:
+    """{name}_p05_s and {name}_p95_s: 90 of 100 measurements should lie between them.
+
+    seconds * exp(-+1.645 sigma), sigma from the errors of the curves' fits over the kernels of the
+    slowest rank, and MODEL_SPREAD for what no curve knows.
+    """
+    sigma = math.hypot(step.spread, MODEL_SPREAD)
+    return {
+        f"{name}_{which}_s": None if seconds is None else seconds * math.exp(sign * Z90 * sigma)
+        for which, sign in (("p05", -1), ("p95", 1))
     }
 
 
@@ -137,33 +163,71 @@ def decode_schedule(spec: ModelSpec, rates: Rates, plan: Plan) -> Schedule:
 def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassTime:
     """Seconds of the rank's kernels, summed by what limits them; host and comm beside it."""
     compute = rates.at(plan.active_ranks)
-    device_s = flops_bound_s = 0.0
+    spread = compute.curves.spread if compute.curves else {}
+    device_s = flops_bound_s = variance = 0.0
     for kernel in work.kernels:
-        seconds, flops_bound = kernel_time(kernel, compute)
-        device_s += kernel.count * seconds
-        flops_bound_s += kernel.count * seconds if flops_bound else 0.0
+        one_s, flops_bound = kernel_time(kernel, compute)
+        seconds = kernel.count * one_s
+        device_s += seconds
+        flops_bound_s += seconds if flops_bound else 0.0
+        variance += (seconds * spread.get(kernel.kind, UNKNOWN_SPREAD)) ** 2
+    comm_s = sum(n * rates.all_reduce_s(plan.tp, size) for n, size in work.all_reduces)
+    variance += (comm_s * COMM_SPREAD) ** 2
+    launches = work.dispatches * skew(plan.tp, rates) if eager else 1
     return PassTime(
         device_s=device_s,
         flops_bound_s=flops_bound_s,
-        host_s=(work.dispatches if eager else 1) * compute.dispatch_s,
-        comm_s=sum(n * rates.all_reduce_s(plan.tp, size) for n, size in work.all_reduces),
+        host_s=launches * compute.dispatch_s,
+        comm_s=comm_s,
         one_queue=rates.device == "cpu",
+        fixed_s=compute.curves.replay_s if compute.curves else 0.0,
+        device_error_s=math.sqrt(variance),
+        host_spread=spread.get("host", UNKNOWN_SPREAD),
     )
 
 
-def kernel_time(kernel: Kernels, compute: Compute) -> tuple[float, bool]:
-    """(seconds of one kernel, arithmetic limits it): max(flops / rate, bytes / bandwidth).
+def skew(ranks: int, rates: Rates) -> float:
+    """By how much the slowest of several hosts is later than one: each all-reduce waits for it.
 
-    A GEMM takes its time from the measured curve over m where a calibration has one.
+    1 + spread * E[largest of t normal values], by Blom's approximation: 1.15 for two hosts that
+    differ by 0.25 of a layer's time.
+    """
+    spread = rates.curves.spread.get("host", 0.0) if rates.curves else 0.0
+    if ranks == 1 or not spread:
+        return 1.0
+    return 1 + spread * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
+
+
+def kernel_time(kernel: Kernels, compute: Compute) -> tuple[float, bool]:
+    """(seconds of one kernel, arithmetic limits it), by the curve of its kind.
+
+    Without curves: max(flops / rate, bytes / bandwidth), and a GEMM takes its time from the
+    measured curve over m where a calibration has one.
     """
     rate = compute.gemm_flops_per_s
-    if kernel.kind == "attention":
+    if kernel.kind.endswith("attention"):
         rate = compute.attention_flops_per_s or rate
     by_flops, by_bytes = kernel.flops / rate, kernel.num_bytes / compute.read_bytes_per_s
-    if kernel.kind == "gemm":
+    if compute.curves is not None:
+        return float(curve_seconds(kernel, compute.curves)), by_flops > by_bytes
+    if kernel.kind in ("gemm", "vector"):
         args = (kernel.rows, kernel.weight_values, kernel.flops, kernel.num_bytes)
         return compute.gemm_s(*args), by_flops > by_bytes
     return max(by_flops, by_bytes), by_flops > by_bytes
+
+
+def curve_seconds(kernel: Kernels, curves: Curves) -> Any:
+    """Seconds of one kernel."""
+    match kernel.kind:
+        case "gemm":
+            return curves.gemm.seconds(kernel.flops, kernel.num_bytes)
+        case "decode_attention":
+            return curves.decode_attention.seconds(kernel.num_bytes, kernel.heads)
+        case "prefill_attention":
+            return curves.prefill_attention.seconds(kernel.flops, kernel.tokens)
+        case _:
+            stream: Stream = getattr(curves, kernel.kind)
+            return stream.seconds(kernel.num_bytes)
 
 
 def _pass(plan: Plan, *, tokens: int, context: float, eager: bool) -> Pass:
@@ -185,8 +249,14 @@ def _schedule(spec: ModelSpec, rates: Rates, plan: Plan, step: Pass) -> Schedule
         ),
         microbatches=plan.microbatches,
         hop_s=rates.send_recv_s(hop_bytes(spec, step)) if sends else 0.0,
-        return_s=rates.send_recv_s(step.sequences * TOKEN_BYTES) if sends else 0.0,
+        return_s=_return_s(rates, step) if sends else 0.0,
     )
+
+
+def _return_s(rates: Rates, step: Pass) -> float:
+    if rates.curves and rates.curves.return_s is not None:
+        return rates.curves.return_s
+    return rates.send_recv_s(step.sequences * TOKEN_BYTES)
 
 
 def _rank_time(

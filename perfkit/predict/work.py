@@ -6,15 +6,16 @@
 A pass is a prefill (n = prompt, S = n) or a decode step (n = 1). Counts are of one rank.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 
 from perfkit.errors import ConfigError
-from perfkit.predict.spec import ModelSpec
+from perfkit.predict.spec import LayerKind, ModelSpec, count_kinds
 from perfkit.predict.tensors import TensorSpec, kv_heads_of_rank, local_tensors, stage_layers
 
 GEMM_ROLES = ("qkv", "o", "gate_up", "down", "project", "head")
+PACKED = ("qkv", "gate_up")
 
 DISPATCHES_PER_LAYER = {"llama": 40, "mistral": 40, "qwen2": 40, "qwen3": 56, "opt": 15}
 """operators that launch work in one decode step of one eager layer; views not counted"""
@@ -24,8 +25,14 @@ DISPATCHES_PER_PASS = 27
 """once per pass: embedding, positions, rotary table, mask, final norm, head.
 All three: TorchDispatchMode, transformers 5.23, torch 2.13, deepspeed 0.19.8, bf16 on the CPU."""
 
-KV_PASSES_EAGER = 3
-"""a growing cache reads and writes itself again in each step (torch.cat), then is read"""
+KV_COPIES_EAGER = 2
+"""a growing cache reads and writes itself again in each step (torch.cat)"""
+
+STRIDED_PER_LAYER, CONTIGUOUS_PER_LAYER = 18, 14
+"""elementwise kernels of an eager Llama layer with a prompt: on transposed tensors or between
+dtypes, and others; counted in the trace h200-8b-tp1-b32-graph, transformers 5.17"""
+KERNELS_PER_STEP = 12
+"""small kernels of a captured step outside its layers: embedding, rotary table, norm, argmax"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +68,8 @@ class Kernels:
     """`count` kernels of one kind; all other numbers are of one of them."""
 
     kind: str
-    """gemm, attention or elementwise"""
+    """a curve of predict/curves.py: gemm, vector (one row, captured steps), decode_attention,
+    prefill_attention, elementwise, strided"""
     count: int
     flops: float
     num_bytes: float
@@ -69,6 +77,10 @@ class Kernels:
     """m of a GEMM"""
     weight_values: int = 0
     """n * k of a GEMM"""
+    heads: float = 0
+    """b N of a decode attention"""
+    tokens: int = 0
+    """S of a prefill attention"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +103,18 @@ class PassWork:
 
 def pass_work(spec: ModelSpec, shard: Shard, step: Pass) -> PassWork:
     """Kernels, dispatches and collectives of one rank in one pass."""
-    if spec.num_experts:
+    if spec.num_experts or spec.model_type not in DISPATCHES_PER_LAYER:
+        what = f"{spec.num_experts} experts a layer" if spec.num_experts else spec.model_type
         raise ConfigError(
-            f"{spec.id} has {spec.num_experts} experts a layer: its memory is predicted, its time "
-            "is not. Measure it with `perfkit run`.",
+            f"{spec.id} ({what}): its memory is predicted, its time is not. Measure it with "
+            "`perfkit run`, or count its memory with `perfkit memory`.",
         )
-    layers = len(stage_layers(spec.num_layers, shard.pp, shard.split)[shard.pp_rank])
+    stage = stage_layers(spec.num_layers, shard.pp, shard.split)[shard.pp_rank]
+    layers = len(stage)
     kernels = (
-        *(_gemm(g, step) for g in _gemms(spec, shard)),
-        _attention(spec, shard, step, layers),
-        _elementwise(spec, shard, step, layers),
+        *(_gemm(g, step) for g in _gemms(spec, shard, packed=not step.eager)),
+        *(_attention(spec, shard, step, kind, n) for kind, n in count_kinds(spec, stage)),
+        *(_unfused if step.eager else _fused)(spec, shard, step, layers),
     )
     return PassWork(
         kernels=kernels,
@@ -133,10 +147,23 @@ def all_reduces(
 
 
 @lru_cache(maxsize=4096)
-def _gemms(spec: ModelSpec, shard: Shard) -> tuple[tuple[str, int, int, int], ...]:
-    """(role, rows, columns, how many) of the rank's matrices; a shared head is the embedding."""
-    held = _held(spec, shard)
-    shapes = Counter((t.role, *t.shape) for t in held if t.role in GEMM_ROLES and len(t.shape) == 2)
+def _gemms(spec: ModelSpec, shard: Shard, *, packed: bool) -> tuple[tuple[str, int, int, int], ...]:
+    """(role, rows, columns, how many) of the rank's matrices; a shared head is the embedding.
+
+    `packed`: q, k and v of a layer are one matrix, gate and up another.
+    """
+    shapes: Counter[tuple[str, int, int]] = Counter()
+    parts: dict[tuple[str, int | None, int], int] = defaultdict(int)
+    for tensor in _held(spec, shard):
+        if tensor.role not in GEMM_ROLES or len(tensor.shape) != 2:
+            continue
+        rows, columns = tensor.shape
+        if packed and tensor.role in PACKED:
+            parts[tensor.role, tensor.layer, columns] += rows
+        else:
+            shapes[tensor.role, rows, columns] += 1
+    for (role, _layer, columns), rows in parts.items():
+        shapes[role, rows, columns] += 1
     if spec.tied and shard.tp == shard.pp == 1:
         shapes["head", spec.vocab, spec.embed_dim] += 1
     return tuple((role, n, k, count) for (role, n, k), count in shapes.items())
@@ -163,7 +190,7 @@ def _gemm(gemm: tuple[str, int, int, int], step: Pass) -> Kernels:
     m = step.sequences if role == "head" else step.rows
     moved = (n * k + m * k + m * n) * step.bytes_per_value
     return Kernels(
-        kind="gemm",
+        kind="vector" if m == 1 and not step.eager else "gemm",
         count=count,
         flops=2.0 * m * n * k,
         num_bytes=moved,
@@ -172,38 +199,77 @@ def _gemm(gemm: tuple[str, int, int, int], step: Pass) -> Kernels:
     )
 
 
-def _attention(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> Kernels:
+def _attention(spec: ModelSpec, shard: Shard, step: Pass, kind: LayerKind, layers: int) -> Kernels:
     """Scores and values: 4 b N H operations per pair of query and key it may see.
 
-    Prefill, causal: n (n + 1) / 2 pairs; decode: S. Bytes: 2 b S K H e of cache, times
-    KV_PASSES_EAGER when it grows by copying; queries and outputs 2 b n N H e.
+    Prefill, causal: n (n + 1) / 2 pairs; decode: S. Bytes: 2 b S K H e of cache; queries and
+    outputs 2 b n N H e.
     """
     kv_heads = kv_heads_of_rank(spec, tp=shard.tp, tp_rank=shard.tp_rank)
-    context = min(step.context, spec.sliding_window or step.context)
+    context = min(step.context, kind.window or step.context)
     prefill = step.tokens > 1
     pairs = step.tokens * (step.tokens + 1) / 2 if prefill else context
-    query = kv_heads * spec.query_heads_per_kv_head * spec.head_dim
+    heads = kv_heads * spec.query_heads_per_kv_head
+    query = heads * spec.head_dim
     cache = 2 * step.sequences * context * kv_heads * spec.head_dim * step.bytes_per_value
-    passes = KV_PASSES_EAGER if step.eager and not prefill else 1
-    moved = passes * cache + 2 * step.rows * query * step.bytes_per_value
-    flops = 4.0 * step.sequences * query * pairs
-    return Kernels(kind="attention", count=layers, flops=flops, num_bytes=moved)
+    return Kernels(
+        kind="prefill_attention" if prefill else "decode_attention",
+        count=layers,
+        flops=4.0 * step.sequences * query * pairs,
+        num_bytes=cache + 2 * step.rows * query * step.bytes_per_value,
+        heads=step.sequences * heads,
+        tokens=step.tokens,
+    )
 
 
-def _elementwise(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> Kernels:
-    """Norms, residuals, rotary, activation, unfused: bytes only, one sum per layer.
+def _unfused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Kernels, ...]:
+    """Norms, residuals, rotary positions, activation, cache: bytes of one layer's eager kernels.
 
-    Two norms, each e read, 5 fp32 passes, 2 e written and scaled: 2 D (3 e + 20); two residual
-    additions 6 D e; rotary 8 (N + K) H e; activation and product 5 F e (2 F e if not gated).
+    At full speed, a token: two norms' squares 8 D, means 4 D and roundings (4 + e) D, two
+    residual additions 3 e D each, activation and product 5 F e (2 F e if not gated); norms of
+    queries and keys as those of D. Strided: two norms' widenings (4 + e) D, scalings 8 D and
+    weights 2 e D; rotary halves, products and sum 10 e of each query and key; the cache 4 e K H,
+    and what a growing one copies.
     """
-    e = step.bytes_per_value
+    e, rows = step.bytes_per_value, step.rows
     kv_heads = kv_heads_of_rank(spec, tp=shard.tp, tp_rank=shard.tp_rank)
     heads = kv_heads * (spec.query_heads_per_kv_head + 1)
     columns = spec.intermediate / shard.tp
-    per_token = (
-        2 * spec.hidden * (3 * e + 20)
-        + 6 * spec.hidden * e
-        + (0 if spec.num_position_rows else 8 * heads * spec.head_dim * e)
-        + (5 if spec.gated_mlp else 2) * columns * e
+    even = spec.hidden * (2 * (16 + e) + 6 * e) + (5 if spec.gated_mlp else 2) * columns * e
+    strided = spec.hidden * 2 * (12 + 3 * e) + 4 * e * kv_heads * spec.head_dim
+    strided += 0 if spec.num_position_rows else 10 * e * heads * spec.head_dim
+    if spec.qk_norm:
+        even += (16 + e) * heads * spec.head_dim
+        strided += (12 + 3 * e) * heads * spec.head_dim
+    kernels = [
+        _several("elementwise", layers, CONTIGUOUS_PER_LAYER, rows * even),
+        _several("strided", layers, STRIDED_PER_LAYER, rows * strided),
+    ]
+    if step.tokens == 1:
+        cached = 2 * step.sequences * step.context * kv_heads * spec.head_dim * e
+        kernels.append(_several("elementwise", layers, 2, KV_COPIES_EAGER * cached))
+    return tuple(kernels)
+
+
+def _fused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Kernels, ...]:
+    """A captured step's own kernels: rotary and cache one, addition and norm one, twice, gated
+    activation one; and the few outside the layers."""
+    e, rows = step.bytes_per_value, step.rows
+    kv_heads = kv_heads_of_rank(spec, tp=shard.tp, tp_rank=shard.tp_rank)
+    heads = kv_heads * (spec.query_heads_per_kv_head + 2)
+    columns = spec.intermediate / shard.tp
+    return (
+        _several("elementwise", layers, 1, rows * 2 * e * heads * spec.head_dim),
+        _several("elementwise", layers, 2, rows * 8 * e * spec.hidden),
+        _several("elementwise", layers, 1, rows * 3 * e * columns),
+        *(
+            [_several("elementwise", layers, 4, rows * 4 * e * heads * spec.head_dim)]
+            * spec.qk_norm
+        ),
+        _several("elementwise", 1, KERNELS_PER_STEP, 0.0),
     )
-    return Kernels(kind="elementwise", count=layers, flops=0.0, num_bytes=step.rows * per_token)
+
+
+def _several(kind: str, layers: int, per_layer: int, num_bytes: float) -> Kernels:
+    """`per_layer` kernels of each layer that share its bytes evenly."""
+    return Kernels(kind=kind, count=layers * per_layer, flops=0.0, num_bytes=num_bytes / per_layer)

@@ -39,7 +39,7 @@ def test_a_data_sheet_can_be_named_instead(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", calibration=False)
     comparison = compare_run(run, gpu="h200-sxm")
     assert comparison.rates_source == "data sheet of h200-sxm"
-    assert comparison.rates.provenance["dispatch_s"] == "assumed"
+    assert comparison.rates.provenance["host"] == "assumed"
 
 
 def test_a_failed_run_is_compared_as_far_as_it_went(tmp_path: Path) -> None:

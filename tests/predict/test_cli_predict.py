@@ -134,13 +134,22 @@ def test_predict_gives_a_row_for_every_combination() -> None:
     assert [row["refused"] is None for row in found] == [True] * 6 + [False] * 6
 
 
-def test_predict_marks_its_rates_as_taken_from_a_data_sheet() -> None:
+def test_predict_marks_its_rates_as_measured_where_they_were() -> None:
     answer = perfkit("predict", "llama-3.1-8b", "--gpu", "h200-sxm", "--format", "json")
+    document = json.loads(answer.stdout)
+    assert document["rows"][0]["rates"] == document["provenance"]["gemm"] == "microbenchmark"
+    assert document["provenance"]["host"].startswith("trace h200-8b-tp1-eager")
+    assert "curves measured on h200-sxm" in answer.stderr
+
+
+def test_predict_marks_its_rates_as_taken_from_a_data_sheet() -> None:
+    answer = perfkit("predict", "llama-3.1-8b", "--gpu", "a100-80-sxm", "--format", "json")
     document = json.loads(answer.stdout)
     assert document["schema_version"] == 1
     assert document["kind"] == "predicted"
     assert document["rows"][0]["rates"] == "spec"
-    assert document["provenance"]["dispatch_s"] == "assumed"
+    assert document["provenance"]["host"] == "assumed"
+    assert "nobody measured a100-80-sxm yet" in answer.stderr
 
 
 def test_predict_writes_a_file_and_says_so(tmp_path: Path) -> None:

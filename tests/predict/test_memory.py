@@ -12,6 +12,7 @@ from perfkit.predict.memory import (
     GIB,
     Workload,
     activation_bytes,
+    allocated_bytes,
     kv_bytes,
     rank_parts,
     verdict,
@@ -19,6 +20,7 @@ from perfkit.predict.memory import (
 from perfkit.predict.memory_rows import Overrides, even_row, memory_rows, override_notes
 from perfkit.predict.spec import spec_from_config
 
+LLAMA_8B = load_spec("llama-3.1-8b")
 LLAMA_70B = load_spec("llama-3.3-70b")
 FIRST_USERS = Overrides(params=70e9, kv_heads=64, activations_bytes=2 * GIB, overhead_bytes=6 * GIB)
 
@@ -149,15 +151,15 @@ def test_latent_attention_makes_keys_and_values_of_the_whole_context_anew() -> N
     work = Workload(context=4096, prompt=1)
     spec = load_spec("deepseek-v3")
     peak = activation_bytes(spec, work, kv_heads=128, columns=18432, last=False)
-    assert peak == 2 * (2 * 7168 + 5 * 128 * 192 + 4096 * 128 * 448)
+    assert peak == 2 * (4 * 7168 + 5 * 128 * 192 + 4096 * 128 * 448)
 
 
 def test_experts_need_room_for_every_choice_of_a_token() -> None:
-    """Qwen3-30B-A3B: 8 experts of 768; 2 * 2048 + 8 * (4 * 2048 + 768) values a token."""
+    """Qwen3-30B-A3B: 8 experts of 768; 4 * 2048 + 8 * (4 * 2048 + 768) values a token."""
     spec = load_spec("qwen3-30b-a3b")
     work = Workload(context=100)
     peak = activation_bytes(spec, work, kv_heads=4, columns=0, expert_columns=768, last=False)
-    assert peak == 100 * 2 * (2 * 2048 + 8 * (4 * 2048 + 768))
+    assert peak == 100 * 2 * (4 * 2048 + 8 * (4 * 2048 + 768))
 
 
 def test_kv_heads_of_a_latent_cache_cannot_be_set() -> None:
@@ -168,16 +170,43 @@ def test_kv_heads_of_a_latent_cache_cannot_be_set() -> None:
 def test_logits_are_counted_for_the_last_position_only() -> None:
     work = Workload(batch=8, context=1)
     peak = activation_bytes(LLAMA_70B, work, kv_heads=8, columns=28672, last=True)
-    assert peak == 8 * 128_256 * 6
+    assert peak == 8 * (128_256 * 6 + 2 * 8192 * 2)
 
 
 def test_microbatches_divide_activations_but_not_the_kv_cache() -> None:
     one, four = (
-        rank_parts(LLAMA_70B, Workload(batch=8, microbatches=m), tp=8, pp=2, tp_rank=0, pp_rank=0)
+        rank_parts(
+            LLAMA_70B,
+            Workload(batch=8, microbatches=m, device="cpu"),
+            tp=8,
+            pp=2,
+            tp_rank=0,
+            pp_rank=0,
+        )
         for m in (1, 4)
     )
     assert one["kv_bytes"] == four["kv_bytes"]
     assert one["activation_bytes"] == 4 * four["activation_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("tp", "pp", "batch", "microbatches", "tokens", "allocated"),
+    [
+        (1, 1, 32, 1, 2081, 32_683_962_368),
+        (1, 1, 8, 1, 2081, 20_292_681_728),
+        (2, 1, 8, 1, 2081, 10_993_385_472),
+        (1, 2, 2, 2, 2081, 8_682_145_792),
+    ],
+)
+def test_memory_allocated_on_h200_is_the_predicted_within_half_a_percent(
+    tp: int, pp: int, batch: int, microbatches: int, tokens: int, allocated: int
+) -> None:
+    """Llama-3.1-8B, captured steps: max_allocated_bytes of the last rank in traces/h200-8b-*."""
+    work = Workload(
+        batch=batch, context=tokens, prompt=2048, microbatches=microbatches, decode="graph"
+    )
+    parts = rank_parts(LLAMA_8B, work, tp=tp, pp=pp, tp_rank=tp - 1, pp_rank=pp - 1)
+    assert allocated_bytes(parts) == pytest.approx(allocated, rel=0.005)
 
 
 @settings(max_examples=40, deadline=None)

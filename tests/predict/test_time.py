@@ -65,7 +65,10 @@ def test_the_head_sees_the_last_position_only() -> None:
 
 def test_prefill_attention_counts_causal_pairs() -> None:
     step = Pass(sequences=1, tokens=100, context=100, bytes_per_value=2)
-    attention = next(k for k in pass_work(LLAMA_8B, ONE, step).kernels if k.kind == "attention")
+    attention = next(
+        k for k in pass_work(LLAMA_8B, ONE, step).kernels if k.kind.endswith("attention")
+    )
+    assert attention.kind == "prefill_attention"
     assert attention.flops == 4 * 32 * 128 * 100 * 101 / 2
 
 
@@ -107,24 +110,61 @@ def test_one_microbatch_leaves_half_of_two_stages_idle() -> None:
 
 
 def test_the_slower_of_host_and_device_counts_on_a_gpu_and_both_on_a_cpu() -> None:
-    gpu = PassTime(device_s=2, host_s=3, comm_s=1, flops_bound_s=2, one_queue=False)
-    assert (gpu.total_s, gpu.exposed_host_s, bottleneck(gpu)) == (4, 1, "host")
+    gpu = PassTime(device_s=2, host_s=3, comm_s=1, flops_bound_s=0, one_queue=False)
+    assert (gpu.total_s, gpu.exposed_host_s, bottleneck(gpu)) == (3, 0, "memory")
+    slower = replace(gpu, host_s=4)
+    assert (slower.total_s, slower.exposed_host_s, bottleneck(slower)) == (4, 1, "host")
     cpu = replace(gpu, one_queue=True)
     assert (cpu.total_s, cpu.exposed_host_s, bottleneck(cpu)) == (6, 3, "host")
 
 
-def test_decode_of_8b_takes_the_time_to_read_it_once() -> None:
+def test_decode_of_8b_takes_little_more_than_the_time_to_read_it_once() -> None:
     found = predict(LLAMA_8B, H200, Plan(prompt_tokens=1, new_tokens=2, decode="graph"))
     read_s = 2 * (num_parameters(LLAMA_8B) - 128_256 * 4096) / 4.8e12
-    assert found["tpot_s"] == pytest.approx(read_s, rel=0.01)
+    assert 1.1 * read_s < found["tpot_s"] < 1.35 * read_s
     assert found["bottleneck"] == "memory"
 
 
+def test_captured_steps_on_h200_take_what_was_measured() -> None:
+    """ms a token, traces/h200-8b-tp1-p512-graph and h200-70b-tp2-graph."""
+    small = predict(LLAMA_8B, H200, Plan(prompt_tokens=512, new_tokens=33, decode="graph"))
+    large = predict(LLAMA_70B, H200, Plan(tp=2, new_tokens=33, decode="graph"))
+    assert small["tpot_s"] == pytest.approx(4.12e-3, rel=0.045)
+    assert large["tpot_s"] == pytest.approx(18.93e-3, rel=0.045)
+
+
 def test_eager_decode_of_8b_on_an_h200_is_host_bound_as_measured() -> None:
-    # Measured by the authors: about 18 ms a step with one GPU, the source of the dispatch time.
+    """24.5 ms a step in the run that its dispatch time comes from; other runs 18 to 37."""
     found = predict(LLAMA_8B, H200, Plan(prompt_tokens=128))
     assert found["bottleneck"] == "host"
-    assert found["tpot_s"] == pytest.approx(18e-3, rel=0.05)
+    assert found["tpot_s"] == pytest.approx(24.5e-3, rel=0.05)
+    assert found["tpot_p05_s"] < 18e-3
+    assert found["tpot_p95_s"] > 36e-3
+
+
+def test_a_gpu_that_nobody_measured_has_the_wider_interval() -> None:
+    plan = Plan(decode="graph")
+    sheet = predict(LLAMA_8B, rates_from_gpu(load_gpu("a100-80-sxm"), "bfloat16"), plan)
+    curves = predict(LLAMA_8B, H200, plan)
+    widths = [found["tpot_p95_s"] / found["tpot_p05_s"] for found in (sheet, curves)]
+    assert widths[0] > widths[1] > 1.05
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tp=st.sampled_from([1, 2, 4]),
+    pp=st.integers(1, 3),
+    batch=st.sampled_from([1, 4, 32]),
+    prompt=st.sampled_from([16, 512, 4096]),
+)
+def test_captured_steps_are_never_slower_than_eager_ones(
+    tp: int, pp: int, batch: int, prompt: int
+) -> None:
+    eager, graph = (
+        predict(LLAMA_8B, H200, Plan(tp=tp, pp=pp, batch=batch, prompt_tokens=prompt, decode=mode))
+        for mode in ("eager", "graph")
+    )
+    assert graph["tpot_s"] <= eager["tpot_s"]
 
 
 def test_pipeline_stages_without_microbatches_do_not_raise_throughput() -> None:

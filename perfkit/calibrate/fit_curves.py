@@ -1,0 +1,297 @@
+"""Raw points of a GPU's kernels -> the curves of predict/curves.py, with how well each fits.
+
+Least squares of log(curve / measured) with a soft-L1 loss, so that a factor of two counts the same
+for a microsecond as for a millisecond and a few odd kernels do not bend the curve.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perfkit.errors import ConfigError, ToolMissing
+from perfkit.predict.spec import dtype_bytes
+from perfkit.predict.work import DISPATCHES_PER_LAYER, DISPATCHES_PER_LAYER_TP
+
+Point = Mapping[str, Any]
+Curve = Callable[..., Any]
+
+SOURCE = "microbenchmark"
+LEAST_HOST_SPREAD = 0.2
+"""hosts of one machine differ by that much from pass to pass, whatever one calibration shows"""
+REPLAY_S = 10e-6
+"""where no step of one stage was measured: 7 to 12 us on H200 and H100"""
+SOFT = 0.1
+"""log residuals beyond this count linearly"""
+FEWEST = 6
+"""points a curve needs"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Where a parameter is looked for; `optional` ones that end at their lower bound are 0."""
+
+    name: str
+    start: float
+    low: float
+    high: float
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A curve's parameters, and its errors over the points."""
+
+    values: dict[str, float]
+    errors: dict[str, float]
+
+
+BYTES_PER_S = Parameter("bytes_per_s", 3e12, 1e10, 2e13)
+FLOPS_PER_S = Parameter("flops_per_s", 5e14, 1e12, 1e16)
+START_S = Parameter("start_s", 3e-6, 1e-7, 1e-4)
+SHARPNESS = Parameter("sharpness", 2.0, 0.3, 30.0)
+
+GEMM = (FLOPS_PER_S, BYTES_PER_S, START_S, Parameter("ramp_s", 1e-6, 1e-9, 1e-4, True), SHARPNESS)
+VECTOR = (BYTES_PER_S, START_S)
+STREAM = (BYTES_PER_S, START_S, SHARPNESS)
+DECODE = (BYTES_PER_S, START_S, Parameter("head_s", 1e-9, 1e-13, 1e-6, True), SHARPNESS)
+PREFILL = (FLOPS_PER_S, START_S, Parameter("ramp_tokens", 200.0, 1.0, 2e4, True))
+
+
+def curve_tables(points: Sequence[Point], dtype: str) -> dict[str, Any]:
+    """The tables of models/calibrations/*.toml that microbenchmarks fill, as
+    predict/curve_files.py reads them."""
+    tables = fit_curves(points, dtype)
+    tables |= fit_collectives(points)
+    steps = [point for point in points if point["op"] == "step"]
+    tables |= {"host": host_table(steps), "steps": step_table(steps)}
+    return tables
+
+
+def host_table(steps: Sequence[Point]) -> dict[str, Any]:
+    """dispatch_s: host seconds of a layer, from two depths, over its dispatches; the median of
+    every rank and number of microbatches, and how much those differ."""
+    slopes = [
+        slope / (DISPATCHES_PER_LAYER_TP if key[1] > 1 else DISPATCHES_PER_LAYER)["llama"]
+        for key, slope in _slopes(steps, "eager", "decode_host_s").items()
+    ]
+    logs = [math.log(slope) for slope in slopes if slope > 0]
+    if not logs:
+        raise ConfigError("no steps of a tiny model were measured. Calibrate again.")
+    spread = statistics.stdev(logs) if len(logs) > 1 else LEAST_HOST_SPREAD
+    return {
+        "dispatch_s": math.exp(statistics.median(logs)),
+        "spread": max(spread, LEAST_HOST_SPREAD),
+        "source": SOURCE,
+    }
+
+
+def step_table(steps: Sequence[Point]) -> dict[str, Any]:
+    """Seconds of captured steps beyond their kernels: between two (replay_s), and, with several
+    stages and one microbatch, one hop and one token's way back, halves of what was measured."""
+    alone = [p for p in steps if p["decode"] == "graph" and p["microbatches"] == 1]
+    found: dict[str, Any] = {"source": SOURCE}
+    gaps = [p["tpot_s"] - p["decode_device_s"] for p in alone if p["pp"] == 1]
+    found["replay_s"] = statistics.median(gaps) if gaps else REPLAY_S
+    rounds = []
+    for last in (p for p in alone if p["pp"] > 1 and "tpot_s" in p):
+        stages = [p for p in alone if (p["layers"], p["tp_rank"]) == _place(last)]
+        rounds.append(last["tpot_s"] - sum(p["decode_device_s"] for p in stages))
+    if rounds:
+        hops = alone[0]["pp"]
+        found["hop_s"] = found["return_s"] = statistics.median(rounds) / hops
+    return found
+
+
+def _place(point: Point) -> tuple[int, int]:
+    return point["layers"], point["tp_rank"]
+
+
+def _slopes(steps: Sequence[Point], decode: str, name: str) -> dict[tuple[int, ...], float]:
+    """Seconds a layer: {(microbatches, tp, stage, tp_rank): difference of the two depths}."""
+    depths: dict[tuple[int, ...], dict[int, float]] = {}
+    for p in steps:
+        if p["decode"] == decode:
+            key = tuple(int(p[part]) for part in ("microbatches", "tp", "stage", "tp_rank"))
+            depths.setdefault(key, {})[p["layers"]] = p[name]
+    found: dict[tuple[int, ...], float] = {}
+    for key, times in depths.items():
+        few, many = min(times), max(times)
+        if many > few:
+            found[key] = (times[many] - times[few]) / (many - few)
+    return found
+
+
+def fit_curves(points: Sequence[Point], dtype: str) -> dict[str, Any]:
+    """Tables of a curves file: one a kernel class, with its parameters and errors.
+
+    ConfigError when a class has too few points, or a parameter ends at the edge of what is
+    plausible: then the points are not what they seem.
+    """
+    import numpy as np
+
+    from perfkit.predict import curves
+
+    size = dtype_bytes(dtype)
+
+    def column(chosen: Sequence[Point], name: str) -> Any:
+        return np.array([float(point[name]) for point in chosen])
+
+    found: dict[str, Any] = {}
+    gemms = [p for p in points if p["op"] == "gemm" and p["how"] == "torch"]
+    m, n, k = (column(gemms, name) for name in "mnk")
+    both = (2 * m * n * k, size * (m * n + n * k + m * k))
+    found["gemm"] = fit("gemm", curves.Gemm, GEMM, both, column(gemms, "seconds"))
+    rows = [p for p in points if p["op"] == "gemm" and p["how"] == "step"]
+    read = size * column(rows, "n") * column(rows, "k")
+    found["vector"] = fit("vector", curves.Stream, VECTOR, (read,), column(rows, "seconds"))
+    decodes = [p for p in points if p["op"] == "decode_attention"]
+    heads = column(decodes, "batch") * column(decodes, "heads")
+    cache = 2 * size * column(decodes, "batch") * column(decodes, "context")
+    cache *= column(decodes, "kv_heads") * column(decodes, "head_dim")
+    found["decode_attention"] = fit(
+        "decode_attention",
+        curves.DecodeAttention,
+        DECODE,
+        (cache, heads),
+        column(decodes, "seconds"),
+    )
+    prefills = [p for p in points if p["op"] == "prefill_attention"]
+    tokens = column(prefills, "tokens")
+    flops = 2 * column(prefills, "batch") * column(prefills, "heads") * tokens**2
+    flops *= column(prefills, "head_dim")
+    found["prefill_attention"] = fit(
+        "prefill_attention",
+        curves.PrefillAttention,
+        PREFILL,
+        (flops, tokens),
+        column(prefills, "seconds"),
+    )
+    sums = [p for p in points if p["op"] == "elementwise"]
+    found["elementwise"] = fit(
+        "elementwise", curves.Stream, STREAM, (column(sums, "bytes"),), column(sums, "seconds")
+    )
+    strided = [p for p in points if p["op"] == "strided"]
+    if strided:
+        found["strided"] = fit(
+            "strided",
+            curves.Stream,
+            STREAM,
+            (column(strided, "bytes"),),
+            column(strided, "seconds"),
+        )
+    return {name: {**one.values, **one.errors, "source": SOURCE} for name, one in found.items()}
+
+
+def fit_collectives(points: Sequence[Point]) -> dict[str, Any]:
+    """{"all_reduce": {"2": {start_s: [..], bytes_per_s: [..], errors}}} of those in graphs."""
+    import numpy as np
+
+    groups: dict[tuple[str, int], list[Point]] = {}
+    for point in points:
+        if point["op"] == "nccl" and point["how"] == "graph":
+            groups.setdefault((point["kind"], point["group"]), []).append(point)
+    found: dict[str, Any] = {}
+    for (kind, group), chosen in sorted(groups.items()):
+        sizes = np.array([float(p["bytes"]) for p in chosen])
+        seconds = np.array([float(p["seconds"]) for p in chosen])
+        one = fit(
+            f"{kind} over {group} ranks",
+            lambda kind=kind, group=group, **values: _two_regimes(kind, group, values),
+            (
+                Parameter("start_a", 1e-5, 1e-6, 1e-3),
+                Parameter("rate_a", 1e11, 1e8, 1e13),
+                Parameter("start_b", 3e-5, 1e-6, 1e-2),
+                Parameter("rate_b", 3e11, 1e8, 1e13),
+            ),
+            (sizes,),
+            seconds,
+        )
+        values = one.values
+        found.setdefault(kind, {})[str(group)] = {
+            "start_s": [values["start_a"], values["start_b"]],
+            "bytes_per_s": [values["rate_a"], values["rate_b"]],
+            **one.errors,
+            "source": SOURCE,
+        }
+    return found
+
+
+def _two_regimes(kind: str, group: int, values: Mapping[str, float]) -> Any:
+    from perfkit.predict.curves import Collective, Regime
+
+    first = Regime(values["start_a"], values["rate_a"])
+    return Collective(kind, group, (first, Regime(values["start_b"], values["rate_b"])))
+
+
+def fit(
+    what: str, curve: Curve, parameters: Sequence[Parameter], work: tuple[Any, ...], seconds: Any
+) -> Fit:
+    """The parameters with which curve(...).seconds(*work) comes closest to the measured seconds."""
+    import numpy as np
+
+    least_squares = _least_squares()
+    if len(seconds) < FEWEST:
+        raise ConfigError(
+            f"{what}: {len(seconds)} points, {FEWEST} are needed. Measure again: perfkit calibrate."
+        )
+
+    def named(logs: Any) -> dict[str, float]:
+        return {p.name: float(value) for p, value in zip(parameters, np.exp(logs), strict=True)}
+
+    def residuals(logs: Any) -> Any:
+        return np.log(curve(**named(logs)).seconds(*work) / seconds)
+
+    low, high, start = (
+        np.log([getattr(p, name) for p in parameters]) for name in ("low", "high", "start")
+    )
+    result = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=SOFT)
+    values = _inside(what, parameters, named(result.x))
+    errors = np.log(curve(**values).seconds(*work) / seconds)
+    return Fit(values, _errors(errors))
+
+
+def _inside(
+    what: str, parameters: Sequence[Parameter], values: dict[str, float]
+) -> dict[str, float]:
+    for parameter in parameters:
+        value = values[parameter.name]
+        if value < parameter.low * 1.01 and parameter.optional:
+            values[parameter.name] = 0.0
+        elif not parameter.low * 1.01 < value < parameter.high / 1.01:
+            raise ConfigError(
+                f"{what}: {parameter.name} ended at {value:g}, the edge of what is plausible "
+                f"({parameter.low:g} to {parameter.high:g}). Measure again on an idle machine.",
+            )
+    return values
+
+
+def _errors(logs: Any) -> dict[str, float]:
+    """Of predicted / measured - 1, and the standard deviation of its logarithm."""
+    import numpy as np
+
+    relative = np.expm1(logs)
+    return {
+        "points": len(logs),
+        "mean_error": round(float(np.abs(relative).mean()), 4),
+        "p90_error": round(float(np.quantile(np.abs(relative), 0.9)), 4),
+        "bias": round(float(relative.mean()), 4),
+        "spread": round(float(logs.std()), 4),
+    }
+
+
+def check_fitting() -> None:
+    """ToolMissing before a minute of measuring rather than after it."""
+    _least_squares()
+
+
+def _least_squares() -> Callable[..., Any]:
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise ToolMissing(
+            "fitting a GPU's curves needs scipy. Install it: pip install 'perfkit[calibrate]'.",
+        ) from error
+    function: Callable[..., Any] = least_squares
+    return function

@@ -1,0 +1,110 @@
+"""`perfkit accuracy`: how far predictions are off, over recorded runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from perfkit.cli.output import FORMAT_OPTION, Format, closing, result, story
+from perfkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from perfkit.report.tables import Column
+
+TITLES = {
+    "ttft_s": "TTFT",
+    "tpot_s": "TPOT",
+    "tokens_per_s": "throughput",
+    "allocated_bytes": "memory allocated",
+}
+
+
+def command(
+    runs: list[Path] = typer.Argument(help="Run folders, or a folder of them such as traces/."),
+    each: bool = typer.Option(False, "--each", help="A row for each run instead of the scores."),
+    format: Format = FORMAT_OPTION,
+) -> None:
+    """Predict recorded runs again and score the errors: MAPE, median, p90, bias, coverage.
+
+    Runs that a calibration's numbers come from are predicted, too, but not scored.
+    """
+    import polars as pl
+
+    from perfkit.compare.accuracy import predicted_runs, scores
+    from perfkit.report.tables import render
+
+    predicted, left_out = predicted_runs(run_folders(runs))
+    for line in left_out:
+        story(f"left out: {line}")
+    held_in = predicted.filter("held_in")["run"].unique(maintain_order=True).to_list()
+    if held_in:
+        story(f"not scored, numbers of the calibration come from them: {', '.join(held_in)}")
+    if predicted.is_empty():
+        raise ConfigError("none of the runs can be predicted, see above. Record one: perfkit run.")
+    frame = predicted if each else scores(predicted)
+    if format in (Format.table, Format.md):
+        frame = frame.with_columns(pl.col("measure").replace(TITLES))
+        if each:
+            frame = frame.with_columns(_readable(name) for name in ("predicted", "measured"))
+    columns = each_columns() if each else score_columns()
+    title = "Predicted again, beside what was measured" if each else "Errors of predictions"
+    result(render(frame, columns, format.value, title=title))
+    closing(None, f"perfkit accuracy {runs[0]} --each" if not each else "perfkit compare RUN")
+
+
+def _readable(name: str) -> "pl.Expr":
+    """Milliseconds, tokens a second, GiB: what people compare."""
+    import polars as pl
+
+    scale = (
+        pl.when(pl.col("measure") == TITLES["allocated_bytes"])
+        .then(2.0**-30)
+        .when(pl.col("measure") == TITLES["tokens_per_s"])
+        .then(1.0)
+        .otherwise(1e3)
+    )
+    return pl.col(name) * scale
+
+
+def run_folders(paths: list[Path]) -> list[Path]:
+    """The paths that are run folders, and those inside the others."""
+    found = []
+    for path in paths:
+        if (path / "run.json").is_file():
+            found.append(path)
+        elif path.is_dir():
+            found += sorted(inner.parent for inner in path.glob("*/run.json"))
+    if not found:
+        raise ConfigError(f"no run folder in {', '.join(map(str, paths))}: none has a run.json.")
+    return found
+
+
+def score_columns() -> "list[Column]":
+    from perfkit.report.tables import Column
+
+    return [
+        Column(name="measure", title="measure", kind="text"),
+        Column(name="group", title="runs of", kind="text"),
+        Column(name="runs", title="runs", kind="integer"),
+        Column(name="mean_error", title="MAPE", kind="percent"),
+        Column(name="median_error", title="median", kind="percent"),
+        Column(name="p90_error", title="p90", kind="percent"),
+        Column(name="bias", title="bias", kind="signed"),
+        Column(name="coverage", title="in 90 % interval", kind="percent"),
+        Column(name="noise", title="passes differ by", kind="percent"),
+    ]
+
+
+def each_columns() -> "list[Column]":
+    from perfkit.report.tables import Column
+
+    return [
+        Column(name="run", title="run", kind="text"),
+        Column(name="measure", title="measure", kind="text"),
+        Column(name="predicted", title="predicted [ms, 1/s, GiB]"),
+        Column(name="measured", title="measured"),
+        Column(name="error", title="error", kind="signed"),
+        Column(name="spread", title="passes differ by", kind="percent"),
+    ]

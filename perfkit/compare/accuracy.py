@@ -1,0 +1,166 @@
+"""How good are the predictions? Every recorded run predicted again, and the errors by kind.
+
+Runs that a number of the calibration comes from (held_in) are listed and not counted. A run is
+predicted from its configuration and from rates, never from its times.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from perfkit.compare.run import find_rates, plan_of
+from perfkit.errors import ConfigError
+from perfkit.ingest.timers import concatenated, measure_passes, read_timers, summarise
+from perfkit.predict.memory import allocated_bytes
+from perfkit.predict.time import predict_run
+from perfkit.schema import RunFolder, open_run
+
+PREDICTED = pl.Schema(
+    {
+        "run": pl.String,
+        "gpu": pl.String,
+        "model": pl.String,
+        "decode": pl.String,
+        "tp": pl.Int32,
+        "pp": pl.Int32,
+        "microbatches": pl.Int32,
+        "batch": pl.Int32,
+        "prompt_tokens": pl.Int32,
+        "held_in": pl.Boolean,  # the calibration has a number from this run
+        "measure": pl.String,  # ttft_s, tpot_s, tokens_per_s, allocated_bytes (fullest rank)
+        "predicted": pl.Float64,
+        "measured": pl.Float64,  # median of the timed passes; peak
+        "error": pl.Float64,  # predicted / measured - 1
+        "covered": pl.Boolean,  # the 90 % interval holds the measured median; null without one
+        "spread": pl.Float64,  # slowest over fastest timed pass - 1
+    }
+)
+SCORES = pl.Schema(
+    {
+        "measure": pl.String,
+        "group": pl.String,
+        "runs": pl.Int32,
+        "mean_error": pl.Float64,  # mean of |error| (MAPE)
+        "median_error": pl.Float64,
+        "p90_error": pl.Float64,
+        "bias": pl.Float64,  # mean of error
+        "coverage": pl.Float64,  # share of measured medians inside the 90 % interval
+        "noise": pl.Float64,  # median of the runs' own spread
+    }
+)
+GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "all": lambda _row: True,
+    "graph": lambda row: row["decode"] == "graph",
+    "eager": lambda row: row["decode"] == "eager",
+    "TP > 1": lambda row: row["tp"] > 1,
+    "PP > 1, graph": lambda row: row["pp"] > 1 and row["decode"] == "graph",
+    "PP > 1, eager": lambda row: row["pp"] > 1 and row["decode"] == "eager",
+    "batch > 1, graph": lambda row: row["batch"] > 1 and row["decode"] == "graph",
+}
+"""what is scored apart; a GPU and a model each are groups, too"""
+
+
+def predicted_runs(paths: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
+    """PREDICTED of every run folder that can be predicted, and why the others are left out."""
+    rows: list[dict[str, Any]] = []
+    left_out = []
+    for path in paths:
+        try:
+            rows += _rows(path)
+        except ConfigError as error:
+            left_out.append(f"{path.name}: {error}")
+    return pl.DataFrame(rows, schema=PREDICTED), left_out
+
+
+def scores(predicted: pl.DataFrame) -> pl.DataFrame:
+    """SCORES by measure and group, of runs that the calibration has nothing from."""
+    rows = predicted.filter(~pl.col("held_in"), pl.col("error").is_not_null()).to_dicts()
+    groups = dict(GROUPS)
+    for key in ("gpu", "model"):
+        for value in sorted({row[key] for row in rows}):
+            groups[value] = partial(_has, key, value)
+    found = []
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        for group, belongs in groups.items():
+            chosen = [row for row in rows if row["measure"] == measure and belongs(row)]
+            if chosen:
+                found.append({"measure": measure, "group": group, **_score(chosen)})
+    return pl.DataFrame(found, schema=SCORES)
+
+
+def _has(key: str, value: str, row: dict[str, Any]) -> bool:
+    return bool(row[key] == value)
+
+
+def _score(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    frame = pl.DataFrame(rows, schema=PREDICTED)
+    errors = frame["error"]
+    return {
+        "runs": frame.height,
+        "mean_error": errors.abs().mean(),
+        "median_error": errors.abs().median(),
+        "p90_error": errors.abs().quantile(0.9, "linear"),
+        "bias": errors.mean(),
+        "coverage": frame["covered"].mean(),
+        "noise": frame["spread"].median(),
+    }
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    folder, run = open_run(path)
+    if run.get("task") != "inference" or not run.get("model") or run.get("state") != "finished":
+        raise ConfigError("no finished run of the engine")
+    config = run["config"]
+    if config.get("quantize", "none") != "none":
+        raise ConfigError(f"weights held as {config['quantize']} are not predicted yet")
+    if "nsys" in run.get("collectors", {}):
+        raise ConfigError("timed inside nsys, which costs time")
+    measured = _measured(folder, config["pp"] - 1)
+    rates, _source = find_rates(path, run, None, None, None)
+    plan = plan_of(path, run)
+    found = predict_run(run["model"]["config"], rates, model_id=run["model"]["id"], **plan)
+    found["allocated_bytes"] = max(allocated_bytes(_sizes(rank)) for rank in found["ranks"])
+    common = {
+        "run": path.name,
+        "gpu": rates.name,
+        "model": run["model"]["id"],
+        **{name: plan[name] for name in ("decode", "tp", "pp", "microbatches", "batch")},
+        "prompt_tokens": plan["prompt_tokens"],
+        "held_in": path.name in rates.held_in,
+    }
+    peaks = [rank.get("memory", {}).get("timed", {}) for rank in run.get("layout", [])]
+    allocated = [peak["max_allocated_bytes"] for peak in peaks if "max_allocated_bytes" in peak]
+    for name in ("ttft_s", "tpot_s", "tokens_per_s"):
+        yield {**common, **_compared(name, found, measured.get(name, {}))}
+    if allocated:
+        yield {**common, **_compared("allocated_bytes", found, {"median": max(allocated)})}
+
+
+def _measured(folder: RunFolder, last_stage: int) -> dict[str, dict[str, Any]]:
+    """{measure: row of SUMMARY} from the timers alone: no trace is read."""
+    files = [(rank, path / "timers.jsonl") for rank, path in folder.ranks()]
+    frames = [read_timers(file, rank)[0] for rank, file in files if file.is_file()]
+    passes = measure_passes(concatenated(frames), last_stage)
+    return {row["measure"]: row for row in summarise(passes).to_dicts()}
+
+
+def _sizes(rank: dict[str, Any]) -> dict[str, float]:
+    return {name: size for name, size in rank.items() if name.endswith("_bytes")}
+
+
+def _compared(name: str, found: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    predicted, value = found[name], measured.get("median")
+    known = predicted is not None and value
+    low, high = found.get(f"{name[:-2]}_p05_s"), found.get(f"{name[:-2]}_p95_s")
+    fastest, slowest = measured.get("min"), measured.get("max")
+    return {
+        "measure": name,
+        "predicted": predicted,
+        "measured": value,
+        "error": predicted / value - 1 if known else None,
+        "covered": low <= value <= high if known and low and high else None,
+        "spread": slowest / fastest - 1 if fastest and slowest else None,
+    }
