@@ -4,9 +4,10 @@ A pass is one batch from the request to its last new token. Times are seconds; t
 one of the rank that put the tokens on the host, so no two clocks are ever subtracted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 NS_PER_S = 1_000_000_000
 
@@ -63,3 +64,12 @@ def spread(values: Sequence[float]) -> Spread | None:
     if not values:
         return None
     return Spread(median=median(values), min=min(values), max=max(values), count=len(values))
+
+
+def memory_in_use(engine_facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of engine.json: max_allocated_bytes, max_reserved_bytes and device_used_bytes while passes
+    were timed; loading may take more for a moment. What was kept in all where phases are not.
+    """
+    phases: Mapping[str, Any] = engine_facts.get("memory") or {}
+    found: Mapping[str, Any] = phases.get("timed", engine_facts)
+    return found

@@ -13,6 +13,7 @@ import polars as pl
 
 from perfkit.errors import ConfigError
 from perfkit.ingest.frames import QUALITY, finding
+from perfkit.measures import memory_in_use
 from perfkit.predict.gpus import gpu_of_device, load_gpu
 from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
 from perfkit.predict.time import predict_run
@@ -44,7 +45,9 @@ MEMORY = pl.Schema(
         "rank": pl.Int32,
         "predicted_weights_bytes": pl.Int64,
         "measured_weights_bytes": pl.Int64,  # parameters that the engine held
-        "predicted_total_bytes": pl.Int64,  # weights, KV cache, activations, overhead
+        "predicted_allocated_bytes": pl.Int64,  # weights, KV cache, activations, workspaces
+        "measured_allocated_bytes": pl.Int64,  # PyTorch's peak in the timed passes; null on a CPU
+        "predicted_total_bytes": pl.Int64,  # these and the CUDA context and NCCL's buffers
         "measured_total_bytes": pl.Int64,  # device memory in use; null on a CPU
     }
 )
@@ -83,6 +86,11 @@ def compare_run(
     if not run.get("model"):
         raise ConfigError(
             f"{path} is a run of a program that perfkit does not know: nothing can be predicted. "
+            f"See what was measured with: perfkit analyze {path}"
+        )
+    if (held := run["config"].get("quantize", "none")) != "none":
+        raise ConfigError(
+            f"{path} held its weights as {held}: the time of such kernels is not predicted yet. "
             f"See what was measured with: perfkit analyze {path}"
         )
     rates, source = find_rates(path, run, calibration, gpu, models_dir)
@@ -219,13 +227,16 @@ def memory_table(prediction: Mapping[str, Any], path: Path) -> pl.DataFrame:
     for rank in prediction["ranks"]:
         file = folder.rank_file(rank["rank"], "engine.json")
         facts = read_json(file) if file.is_file() else {}
+        in_use = memory_in_use(facts)
         rows.append(
             {
                 "rank": rank["rank"],
                 "predicted_weights_bytes": round(rank["weights_bytes"]),
                 "measured_weights_bytes": facts.get("parameter_bytes"),
+                "predicted_allocated_bytes": round(sum(rank[part] for part in parts[:-1])),
+                "measured_allocated_bytes": in_use.get("max_allocated_bytes"),
                 "predicted_total_bytes": round(sum(rank[part] for part in parts)),
-                "measured_total_bytes": facts.get("device_used_bytes"),
+                "measured_total_bytes": in_use.get("device_used_bytes"),
             }
         )
     return pl.DataFrame(rows, schema=MEMORY)
@@ -239,9 +250,6 @@ def doubts(run: Mapping[str, Any], headline: pl.DataFrame) -> list[str]:
     missing = headline.filter(pl.col("measured").is_null())["measure"].to_list()
     if missing:
         found.append(f"not measured: {', '.join(missing)}")
-    quantize = run["config"].get("quantize", "none")
-    if quantize != "none":
-        found.append(f"weights were held as {quantize}, but 16-bit ones are predicted")
     if run["config"]["load"] == "dummy":
         found.append("weights were random (--load dummy): times hold, text does not")
     return found

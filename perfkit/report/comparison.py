@@ -29,7 +29,9 @@ MEMORY = (
     Column(name="rank", title="rank", kind="integer"),
     Column(name="predicted_weights_bytes", title="predicted weights [MiB]", scale=2**-20),
     Column(name="measured_weights_bytes", title="measured", scale=2**-20),
-    Column(name="predicted_total_bytes", title="predicted total [MiB]", scale=2**-20),
+    Column(name="predicted_allocated_bytes", title="predicted allocated [MiB]", scale=2**-20),
+    Column(name="measured_allocated_bytes", title="measured", scale=2**-20),
+    Column(name="predicted_total_bytes", title="predicted in use [MiB]", scale=2**-20),
     Column(name="measured_total_bytes", title="measured", scale=2**-20),
 )
 SPLIT_NOTE = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from perfkit.measures import memory_in_use
 from perfkit.predict.memory import GIB, MIB
 from perfkit.report.tables import Column, cell, significant
 from perfkit.report.time_split import SPLIT_COLUMNS, readable_split
@@ -174,6 +175,7 @@ def memory_rows(
         parts = {name: predicted.get(rank, {}).get(key) for name, key in MEMORY_PARTS.items()}
         known = [size for size in parts.values() if size is not None]
         total = sum(known) if known else None
+        facts = {**facts, **memory_in_use(facts)}
         found = {name: facts.get(key) for name, key in MEMORY_FACTS.items()}
         rows.append({"rank": rank, **parts, "predicted total": total, **found})
     sizes = (*MEMORY_PARTS, "predicted total", *MEMORY_FACTS)

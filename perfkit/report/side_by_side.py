@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from perfkit.errors import ConfigError
+from perfkit.measures import memory_in_use
 from perfkit.report.html import Findings, find
 from perfkit.report.step_parts import mean_step, step_parts
 from perfkit.schema import RunFolder, read_if_whole
@@ -183,7 +184,7 @@ def engine_facts(found: Findings) -> list[dict[str, Any]]:
 
 
 def peak_gpu_bytes(found: Findings) -> float | None:
-    sizes = [facts.get("device_used_bytes") for facts in engine_facts(found)]
+    sizes = [memory_in_use(facts).get("device_used_bytes") for facts in engine_facts(found)]
     return max((float(size) for size in sizes if size is not None), default=None)
 
 

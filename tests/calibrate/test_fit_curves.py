@@ -1,4 +1,4 @@
-"""Curves fitted to points: known parameters come back, odd points are refused, shipped ones again."""
+"""Curves fitted to points: known ones come back, odd points are refused, shipped ones again."""
 
 import gzip
 import json

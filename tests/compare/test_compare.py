@@ -73,3 +73,8 @@ def test_empty_outputs_leave_the_lengths_that_were_asked_for(tmp_path: Path) -> 
     run = a_run(tmp_path / "run")
     (run / "outputs.jsonl").write_text("")
     assert compare_run(run).headline["measured"].null_count() == 0
+
+
+def test_weights_in_8_bits_are_not_predicted_as_if_they_were_16() -> None:
+    with pytest.raises(ConfigError, match="held its weights as int8"):
+        compare_run(Path(__file__).parents[2] / "traces" / "h100-8b-int8")
