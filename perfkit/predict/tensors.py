@@ -10,6 +10,7 @@ sizes. Standard library only.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from perfkit.errors import ConfigError
 from perfkit.predict.layer_tensors import TensorSpec as TensorSpec
@@ -140,10 +141,24 @@ def local_parameter_bytes(
     sharding: str = "deepspeed",
 ) -> int:
     """Bytes of the parameters one rank holds, in `dtype` (default: the checkpoint's own)."""
+    layout = (tp, pp, tp_rank, pp_rank, None if split is None else tuple(split), sharding)
+    return _local_values(spec, *layout) * dtype_bytes(dtype or spec.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _local_values(
+    spec: ModelSpec,
+    tp: int,
+    pp: int,
+    tp_rank: int,
+    pp_rank: int,
+    split: tuple[int, ...] | None,
+    sharding: str,
+) -> int:
     held = local_tensors(
         spec, tp=tp, pp=pp, tp_rank=tp_rank, pp_rank=pp_rank, split=split, sharding=sharding
     )
-    return sum(tensor.num_values for tensor in held) * dtype_bytes(dtype or spec.dtype)
+    return sum(tensor.num_values for tensor in held)
 
 
 def check_layout(

@@ -20,7 +20,7 @@ from perfkit.predict.rates import Compute, Rates
 from perfkit.predict.schedule import PassTime, Schedule, bottleneck
 from perfkit.predict.spec import ModelSpec, dtype_bytes, spec_from_config
 from perfkit.predict.tensors import check_layout
-from perfkit.predict.work import Kernels, Pass, PassWork, Shard, hop_bytes, pass_work
+from perfkit.predict.work import Kernels, Pass, PassWork, Shard, hop_bytes, pass_work, same_work
 
 DECODES = ("eager", "graph")
 TOKEN_BYTES = 8
@@ -241,10 +241,28 @@ def _pass(plan: Plan, *, tokens: int, context: float, eager: bool) -> Pass:
 
 
 def _schedule(spec: ModelSpec, rates: Rates, plan: Plan, step: Pass) -> Schedule:
+    """Ranks that compute the same are timed once."""
     sends = plan.pp > 1
+    times: dict[tuple[Any, ...], PassTime] = {}
+
+    def rank_time(tp_rank: int, pp_rank: int) -> PassTime:
+        shard = Shard(
+            tp=plan.tp,
+            pp=plan.pp,
+            tp_rank=tp_rank,
+            pp_rank=pp_rank,
+            split=plan.split,
+            sharding=plan.sharding,
+        )
+        alike = same_work(spec, shard, step)
+        if alike not in times:
+            work = pass_work(spec, shard, step)
+            times[alike] = pass_time(work, rates, plan, eager=step.eager)
+        return times[alike]
+
     return Schedule(
         ranks=tuple(
-            tuple(_rank_time(spec, rates, plan, step, tp_rank, stage) for tp_rank in range(plan.tp))
+            tuple(rank_time(tp_rank, stage) for tp_rank in range(plan.tp))
             for stage in range(plan.pp)
         ),
         microbatches=plan.microbatches,
@@ -257,20 +275,6 @@ def _return_s(rates: Rates, step: Pass) -> float:
     if rates.curves and rates.curves.return_s is not None:
         return rates.curves.return_s
     return rates.send_recv_s(step.sequences * TOKEN_BYTES)
-
-
-def _rank_time(
-    spec: ModelSpec, rates: Rates, plan: Plan, step: Pass, tp_rank: int, pp_rank: int
-) -> PassTime:
-    shard = Shard(
-        tp=plan.tp,
-        pp=plan.pp,
-        tp_rank=tp_rank,
-        pp_rank=pp_rank,
-        split=plan.split,
-        sharding=plan.sharding,
-    )
-    return pass_time(pass_work(spec, shard, step), rates, plan, eager=step.eager)
 
 
 def _shares(schedule: Schedule) -> dict[str, Any]:

@@ -9,6 +9,7 @@ A pass is a prefill (n = prompt, S = n) or a decode step (n = 1). Counts are of 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from perfkit.errors import ConfigError
 from perfkit.predict.spec import LayerKind, ModelSpec, count_kinds
@@ -120,6 +121,17 @@ def pass_work(spec: ModelSpec, shard: Shard, step: Pass) -> PassWork:
         kernels=kernels,
         dispatches=dispatches(spec, shard, layers),
         all_reduces=all_reduces(spec, shard, step, layers),
+    )
+
+
+def same_work(spec: ModelSpec, shard: Shard, step: Pass) -> tuple[Any, ...]:
+    """Equal for ranks with the same work in a pass: matrices, kv heads, kinds of layers, head."""
+    stage = stage_layers(spec.num_layers, shard.pp, shard.split)[shard.pp_rank]
+    return (
+        _gemms(spec, shard, packed=not step.eager),
+        kv_heads_of_rank(spec, tp=shard.tp, tp_rank=shard.tp_rank),
+        spec.layer_kinds[stage.start : stage.stop],
+        shard.pp_rank == shard.pp - 1,
     )
 
 
