@@ -7,23 +7,28 @@ from typing import Any
 
 from perfkit.errors import ConfigError
 from perfkit.predict.memory import verdict
+from perfkit.predict.network import Network
 from perfkit.predict.rates import Rates
 from perfkit.predict.spec import ModelSpec
 from perfkit.predict.tensors import layout_note
 from perfkit.predict.time import Plan, predict
 
 MEMORY_PARTS = ("weights_bytes", "kv_bytes", "activation_bytes", "overhead_bytes")
+TIMES = (
+    "ttft",
+    "ttft_p05",
+    "ttft_p95",
+    "tpot",
+    "tpot_p05",
+    "tpot_p95",
+    "end_to_end",
+)
+"""of predict's results, in seconds; a row has them in ms"""
 RESULTS = (
-    "ttft_s",
-    "ttft_p05_s",
-    "ttft_p95_s",
-    "tpot_s",
-    "tpot_p05_s",
-    "tpot_p95_s",
-    "end_to_end_s",
     "tokens_per_s",
     "compute_share",
     "comm_share",
+    "wait_share",
     "host_share",
     "bubble",
     "bottleneck",
@@ -51,9 +56,22 @@ def predict_rows(
     wanted: Iterable[Plan],
     *,
     capacity_bytes: int | None = None,
+    network: Network | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per plan: inputs, predicted results, memory of the fullest rank, or `refused`."""
-    return [_row(spec, rates, plan, capacity_bytes) for plan in wanted]
+    """One row per plan: inputs, predicted results, memory of the fullest rank, or `refused`.
+
+    With a network also nodes, and node_hours_per_mtok: whole nodes for a million new tokens.
+    """
+    rows = [_row(spec, rates, plan, capacity_bytes) for plan in wanted]
+    return [{**row, **_nodes(row, network)} for row in rows]
+
+
+def _nodes(row: Mapping[str, Any], network: Network | None) -> dict[str, float | None]:
+    nodes = network.num_nodes(row["num_gpus"]) if network else None
+    hours = None
+    if nodes and row["tokens_per_s"]:
+        hours = nodes * 1e6 / row["tokens_per_s"] / 3600
+    return {"nodes": nodes, "node_hours_per_mtok": hours}
 
 
 def numbers(text: str, option: str) -> list[int]:
@@ -85,11 +103,16 @@ def _row(spec: ModelSpec, rates: Rates, plan: Plan, capacity_bytes: int | None) 
         found, refused = {}, str(error)
     return {
         **_inputs(spec, rates, plan),
+        **{f"{name}_ms": _ms(found.get(f"{name}_s")) for name in TIMES},
         **{name: found.get(name) for name in RESULTS},
         **_memory(found.get("ranks", []), capacity_bytes),
         "note": layout_note(spec, plan.tp) if refused is None else None,
         "refused": refused,
     }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
 def _inputs(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from perfkit.predict.curves import (
     scaled_curves,
 )
 from perfkit.predict.gpus import Gpu
+from perfkit.predict.network import Network
 
 SPEC, MICROBENCHMARK, ASSUMED = "spec", "microbenchmark", "assumed"
 
@@ -89,6 +90,8 @@ class Rates:
     link_bytes_per_s: float | None = None
     """data sheet: gives an all-reduce of any group by the ring formula"""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    network: Network | None = None
+    """between nodes; None: every pair of ranks has the GPU's own link"""
     held_in: tuple[str, ...] = ()
     """recorded runs that some of the numbers come from: no test of a prediction"""
 
@@ -116,6 +119,9 @@ class Rates:
         """Seconds of one all-reduce of `num_bytes` in a group of ranks."""
         if group == 1:
             return 0.0
+        if self.network and group > self.network.gpus_per_node:
+            inside = replace(self, network=None).all_reduce_s
+            return self.network.all_reduce_s(group, num_bytes, inside)
         measured = self.curves and self.curves.collectives.get(("all_reduce", group))
         if measured:
             return float(measured.seconds(num_bytes))
@@ -126,6 +132,16 @@ class Rates:
         if self.send_recv is None:
             raise ConfigError("the calibration has no send_recv. Calibrate with pp=2 or more.")
         return self.send_recv.seconds(num_bytes)
+
+    def hops_s(self, tp: int, pp: int, num_bytes: float) -> float:
+        """Seconds of all p - 1 hops of a message through the stages, one after the other."""
+        inside_s = self.send_recv_s(num_bytes)
+        if self.network is None:
+            return (pp - 1) * inside_s
+        between = self.network.hops_between_nodes(tp, pp)
+        host_s = self.curves.hop_s or 0.0 if self.curves else 0.0
+        over_s = host_s + self.network.message_s(num_bytes)
+        return (pp - 1 - between) * inside_s + between * over_s
 
     def _all_reduce_link(self, group: int) -> Link:
         if self.link_bytes_per_s is not None:
@@ -236,6 +252,13 @@ def scaled(rates: Rates, factor: float) -> Rates:
         rates,
         compute=tuple(_scaled_compute(entry, factor) for entry in rates.compute),
         all_reduce={k: _scaled_link(v, factor) for k, v in rates.all_reduce.items()},
+        link_bytes_per_s=rates.link_bytes_per_s and rates.link_bytes_per_s * factor,
+        network=rates.network
+        and replace(
+            rates.network,
+            bytes_per_s=rates.network.bytes_per_s * factor,
+            latency_s=rates.network.latency_s / factor,
+        ),
         send_recv=_scaled_link(rates.send_recv, factor) if rates.send_recv else None,
     )
 

@@ -22,6 +22,8 @@ class PassTime:
     """a CPU dispatches and computes in turn; a GPU's host runs ahead"""
     fixed_s: float = 0.0
     """once a pass, when nothing else runs: the chosen token to the host, the next launch"""
+    wait_s: float = 0.0
+    """the part of host_s in which the slowest of several hosts is awaited"""
     device_error_s: float = 0.0
     """standard deviation of device_s + comm_s: kernels' own, taken as independent"""
     host_spread: float = 0.0
@@ -45,6 +47,11 @@ class PassTime:
     def exposed_host_s(self) -> float:
         return self.total_s - self.device_s - self.comm_s
 
+    @property
+    def exposed_wait_s(self) -> float:
+        """The part of exposed_host_s that this host waits for a slower one."""
+        return min(self.exposed_host_s, self.wait_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -53,8 +60,8 @@ class Schedule:
     ranks: tuple[tuple[PassTime, ...], ...]
     """[stage][tp rank]"""
     microbatches: int
-    hop_s: float
-    """activations to the next stage"""
+    hops_s: float
+    """activations through all stages, waiting for nothing: the sum of p - 1 hops"""
     return_s: float = 0.0
     """the chosen token back to the first stage"""
 
@@ -70,7 +77,7 @@ class Schedule:
     @property
     def fill_s(self) -> float:
         """sum_s T_s + (M - 1) max_s T_s + (p - 1) hops: the last microbatch leaves the pipe."""
-        return sum(self.stage_s) + (self.microbatches - 1) * max(self.stage_s) + self._hops_s
+        return sum(self.stage_s) + (self.microbatches - 1) * max(self.stage_s) + self.hops_s
 
     @property
     def period_s(self) -> float:
@@ -78,7 +85,7 @@ class Schedule:
 
         With M = 1 one stage works at a time; from M >= p the slowest stage sets the pace.
         """
-        round_trip = sum(self.stage_s) + self._hops_s + self.return_s
+        round_trip = sum(self.stage_s) + self.hops_s + self.return_s
         return max(round_trip, self.microbatches * max(self.stage_s))
 
     @property
@@ -88,8 +95,9 @@ class Schedule:
         return 1 - self.microbatches * mean_s / self.period_s
 
     @property
-    def _hops_s(self) -> float:
-        return (len(self.ranks) - 1) * self.hop_s
+    def hop_s(self) -> float:
+        """A mean one."""
+        return self.hops_s / max(1, len(self.ranks) - 1)
 
 
 def bottleneck(step: PassTime) -> str:

@@ -173,11 +173,13 @@ def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassT
         variance += (seconds * spread.get(kernel.kind, UNKNOWN_SPREAD)) ** 2
     comm_s = sum(n * rates.all_reduce_s(plan.tp, size) for n, size in work.all_reduces)
     variance += (comm_s * COMM_SPREAD) ** 2
-    launches = work.dispatches * skew(plan.tp, rates) if eager else 1
+    late = skew(plan.tp, rates) if eager else 1.0
+    own_host_s = (work.dispatches if eager else 1) * compute.dispatch_s
     return PassTime(
         device_s=device_s,
         flops_bound_s=flops_bound_s,
-        host_s=launches * compute.dispatch_s,
+        host_s=own_host_s * late,
+        wait_s=own_host_s * (late - 1),
         comm_s=comm_s,
         one_queue=rates.device == "cpu",
         fixed_s=compute.curves.replay_s if compute.curves else 0.0,
@@ -266,15 +268,20 @@ def _schedule(spec: ModelSpec, rates: Rates, plan: Plan, step: Pass) -> Schedule
             for stage in range(plan.pp)
         ),
         microbatches=plan.microbatches,
-        hop_s=rates.send_recv_s(hop_bytes(spec, step)) if sends else 0.0,
-        return_s=_return_s(rates, step) if sends else 0.0,
+        hops_s=rates.hops_s(plan.tp, plan.pp, hop_bytes(spec, step)) if sends else 0.0,
+        return_s=_return_s(rates, plan, step) if sends else 0.0,
     )
 
 
-def _return_s(rates: Rates, step: Pass) -> float:
+def _return_s(rates: Rates, plan: Plan, step: Pass) -> float:
+    size = step.sequences * TOKEN_BYTES
+    network = rates.network
+    over_s = 0.0
+    if network and network.num_nodes(plan.tp * plan.pp) > 1:
+        over_s = network.message_s(size)
     if rates.curves and rates.curves.return_s is not None:
-        return rates.curves.return_s
-    return rates.send_recv_s(step.sequences * TOKEN_BYTES)
+        return rates.curves.return_s + over_s
+    return rates.send_recv_s(size) + over_s
 
 
 def _shares(schedule: Schedule) -> dict[str, Any]:
@@ -283,7 +290,8 @@ def _shares(schedule: Schedule) -> dict[str, Any]:
     return {
         "compute_share": step.device_s / step.total_s,
         "comm_share": step.comm_s / step.total_s,
-        "host_share": step.exposed_host_s / step.total_s,
+        "wait_share": step.exposed_wait_s / step.total_s,
+        "host_share": (step.exposed_host_s - step.exposed_wait_s) / step.total_s,
         "bubble": schedule.bubble,
         "bottleneck": bottleneck(step),
     }

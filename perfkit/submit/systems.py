@@ -50,6 +50,7 @@ class SlurmTable(Sourced):
 class NetworkTable(Sourced):
     master_suffix: str = ""
     interface: str | None = None
+    bytes_per_s_per_gpu: Annotated[float, Field(gt=0)] | None = None
 
 
 class SoftwareTable(Sourced):
@@ -133,6 +134,8 @@ class System:
     """further options of srun"""
     master_suffix: str = ""
     interface: str | None = None
+    bytes_per_s_per_gpu: float | None = None
+    """of the network, one direction, when all GPUs of a node send at once"""
     modules: tuple[str, ...] = ()
     environment: Mapping[str, str]
     container: ContainerSite

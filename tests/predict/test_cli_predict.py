@@ -179,3 +179,68 @@ def test_predict_uses_a_calibration(tmp_path: Path) -> None:
     words = ["predict", "smollm2-135m-instruct", "--calibration", str(path), "--prompt", "16"]
     row = rows(*words, "--new", "4")[0]
     assert (row["dtype"], row["rates"], row["machine"]) == ("float32", "microbenchmark", "a CPU")
+
+
+def rows_of(*words: str) -> list[dict[str, Any]]:
+    answer = perfkit("predict", "llama-3.3-70b", *words, "--format", "json")
+    assert answer.exit_code == 0, answer.exception
+    rows: list[dict[str, Any]] = json.loads(answer.stdout)["rows"]
+    return rows
+
+
+def test_predict_over_the_nodes_of_a_system() -> None:
+    rows = rows_of("--system", "leonardo", "--nodes", "1,2", "--decode", "graph")
+    assert [(row["tp"], row["pp"], row["nodes"]) for row in rows] == [(4, 1, 1), (4, 2, 2)]
+    hours = [row["node_hours_per_mtok"] for row in rows]
+    assert hours[0] == pytest.approx(1e6 / rows[0]["tokens_per_s"] / 3600)
+    assert hours[1] > hours[0]
+
+
+def test_predict_over_nodes_of_ones_own() -> None:
+    near, far = (
+        rows_of("--gpu", "h200-sxm", "--tp", "2", "--pp", "3", "--decode", "graph", *more)[0]
+        for more in ((), ("--gpus-per-node", "2", "--network", "12.5"))
+    )
+    assert (near["nodes"], far["nodes"]) == (None, 3)
+    assert far["tpot_ms"] > near["tpot_ms"]
+
+
+def test_predict_searches_layouts_within_a_limit() -> None:
+    rows = rows_of(
+        "--gpu", "h200-sxm", "--best", "throughput", "--gpus", "4", "--max-tpot", "20ms",
+        "--decode", "graph",
+    )  # fmt: skip
+    speeds = [row["tokens_per_s"] for row in rows]
+    assert speeds == sorted(speeds, reverse=True)
+    assert all(row["tpot_ms"] <= 20 and row["num_gpus"] <= 4 for row in rows)
+    assert rows[0]["batch"] > 1
+
+
+def test_predict_with_another_machine() -> None:
+    plain, faster = (
+        rows_of("--gpu", "h200-sxm", "--tp", "2", "--decode", "graph", *more)[0]
+        for more in ((), ("--set", "memory=2x"))
+    )
+    assert faster["tpot_ms"] < 0.7 * plain["tpot_ms"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu", "h200-sxm", "--best", "luck", "--gpus", "2"], "Use throughput, tpot, ttft"),
+        (["--gpu", "h200-sxm", "--best", "tpot"], "Give --gpus N"),
+        (["--gpu", "h200-sxm", "--nodes", "2"], "--nodes needs --system NAME or --gpus-per-node"),
+        (
+            ["--system", "leonardo", "--nodes", "1", "--tp", "3"],
+            "--tp 3 does not divide the 4 GPUs",
+        ),
+        (["--system", "leonardo", "--nodes", "1", "--pp", "2"], "leave --pp out"),
+        (["--system", "meluxina-gpu"], "no network bandwidth is known of 'meluxina-gpu'"),
+        (["--system", "leonrdo"], "Did you mean leonardo"),
+        (["--gpu", "h200-sxm", "--network", "25"], "belong together"),
+        (["--gpu", "h200-sxm", "--set", "magic=2x"], "'magic' cannot be changed"),
+    ],
+)
+def test_predict_says_what_to_change(words: list[str], message: str) -> None:
+    answer = perfkit("predict", "llama-3.3-70b", *words)
+    assert message in str(answer.exception)

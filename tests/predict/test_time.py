@@ -46,7 +46,8 @@ def a_pass(total_s: float) -> PassTime:
 
 def a_schedule(stages: list[float], *, microbatches: int = 1, hop_s: float = 0.0) -> Schedule:
     ranks = tuple((a_pass(seconds),) for seconds in stages)
-    return Schedule(ranks=ranks, microbatches=microbatches, hop_s=hop_s)
+    hops_s = (len(stages) - 1) * hop_s
+    return Schedule(ranks=ranks, microbatches=microbatches, hops_s=hops_s)
 
 
 def test_gemm_operations_of_a_decode_step_are_two_per_parameter() -> None:
@@ -220,7 +221,8 @@ def test_speed_up_never_exceeds_the_number_of_ranks(tp: int, pp: int, batch: int
 
 def test_shares_of_a_step_add_up() -> None:
     found = predict(LLAMA_70B, H200, Plan(tp=4, pp=2, batch=8))
-    shares = found["compute_share"] + found["comm_share"] + found["host_share"]
+    names = ("compute", "comm", "wait", "host")
+    shares = sum(found[f"{name}_share"] for name in names)
     assert shares == pytest.approx(1)
 
 
@@ -260,7 +262,7 @@ def test_a_refused_layout_is_a_row_with_the_reason() -> None:
     rows = predict_rows(LLAMA_70B, H200, plans({"tp": [8, 16]}), capacity_bytes=150 * 10**9)
     assert rows[0]["refused"] is None
     assert rows[0]["fits"] == "fits"
-    assert rows[1]["ttft_s"] is None
+    assert rows[1]["ttft_ms"] is None
     assert "8 kv heads" in rows[1]["refused"]
 
 
