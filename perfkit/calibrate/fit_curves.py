@@ -8,11 +8,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfkit.errors import ConfigError, ToolMissing
 from perfkit.predict.spec import dtype_bytes
 from perfkit.predict.work import DISPATCHES_PER_LAYER, DISPATCHES_PER_LAYER_TP
+
+if TYPE_CHECKING:
+    from perfkit.predict.curves import Collective
 
 Point = Mapping[str, Any]
 Curve = Callable[..., Any]
@@ -24,6 +27,9 @@ REPLAY_S = 10e-6
 """where no step of one stage was measured: 7 to 12 us on H200 and H100"""
 SOFT = 0.1
 """log residuals beyond this count linearly"""
+REGIMES = 3
+"""NCCL has three protocols: LL, LL128, Simple"""
+FIRST_RATES, LATER_STARTS = (3e10, 1e11), (1.5, 3.0)
 FEWEST = 6
 """points a curve needs"""
 
@@ -186,43 +192,60 @@ def fit_curves(points: Sequence[Point], dtype: str) -> dict[str, Any]:
 
 def fit_collectives(points: Sequence[Point]) -> dict[str, Any]:
     """{"all_reduce": {"2": {start_s: [..], bytes_per_s: [..], errors}}} of those in graphs."""
-    import numpy as np
-
     groups: dict[tuple[str, int], list[Point]] = {}
     for point in points:
         if point["op"] == "nccl" and point["how"] == "graph":
             groups.setdefault((point["kind"], point["group"]), []).append(point)
     found: dict[str, Any] = {}
     for (kind, group), chosen in sorted(groups.items()):
-        sizes = np.array([float(p["bytes"]) for p in chosen])
-        seconds = np.array([float(p["seconds"]) for p in chosen])
-        one = fit(
-            f"{kind} over {group} ranks",
-            lambda kind=kind, group=group, **values: _two_regimes(kind, group, values),
-            (
-                Parameter("start_a", 1e-5, 1e-6, 1e-3),
-                Parameter("rate_a", 1e11, 1e8, 1e13),
-                Parameter("start_b", 3e-5, 1e-6, 1e-2),
-                Parameter("rate_b", 3e11, 1e8, 1e13),
-            ),
-            (sizes,),
-            seconds,
-        )
-        values = one.values
+        sizes = [float(p["bytes"]) for p in chosen]
+        curve, errors = fit_collective(kind, group, sizes, [float(p["seconds"]) for p in chosen])
         found.setdefault(kind, {})[str(group)] = {
-            "start_s": [values["start_a"], values["start_b"]],
-            "bytes_per_s": [values["rate_a"], values["rate_b"]],
-            **one.errors,
+            "start_s": [regime.start_s for regime in curve.regimes],
+            "bytes_per_s": [regime.bytes_per_s for regime in curve.regimes],
+            **errors,
             "source": SOURCE,
         }
     return found
 
 
-def _two_regimes(kind: str, group: int, values: Mapping[str, float]) -> Any:
-    from perfkit.predict.curves import Collective, Regime
+def fit_collective(
+    kind: str, group: int, sizes: Sequence[float], seconds: Sequence[float]
+) -> tuple["Collective", dict[str, float]]:
+    """The best of several starts: where one regime takes over from another, there is no slope.
 
-    first = Regime(values["start_a"], values["rate_a"])
-    return Collective(kind, group, (first, Regime(values["start_b"], values["rate_b"])))
+    Regimes that no measured size is in are left out.
+    """
+    import numpy as np
+
+    from perfkit.predict.curves import MOVED, Collective, Regime
+
+    least_squares = _least_squares()
+    if len(sizes) < 2 * REGIMES:
+        raise ConfigError(
+            f"{kind} over {group} ranks: {len(sizes)} sizes, {2 * REGIMES} are needed. Measure "
+            "again: perfkit calibrate."
+        )
+    taken, moved = np.array(seconds), MOVED[kind](group) * np.array(sizes)
+
+    def times(logs: Any) -> Any:
+        starts, rates = np.exp(logs).reshape(2, REGIMES, 1)
+        return starts + moved / rates
+
+    def residuals(logs: Any) -> Any:
+        return np.log(times(logs).min(axis=0) / taken)
+
+    def solved(rate: float, step: float) -> Any:
+        powers = np.arange(REGIMES)
+        guess = np.log(np.concatenate([taken.min() * step**powers, rate * 3.0**powers]))
+        return least_squares(residuals, guess, loss="soft_l1", f_scale=SOFT)
+
+    tries = [solved(rate, step) for rate in FIRST_RATES for step in LATER_STARTS]
+    result = min(tries, key=lambda one: float(one.cost))
+    starts, rates = np.exp(result.x).reshape(2, REGIMES)
+    used = sorted(set(times(result.x).argmin(axis=0).tolist()), key=lambda one: starts[one])
+    regimes = tuple(Regime(float(starts[one]), float(rates[one])) for one in used)
+    return Collective(kind, group, regimes), _errors(residuals(result.x))
 
 
 def fit(

@@ -1,5 +1,6 @@
 """Curves fitted to points: known ones come back, odd points are refused, shipped ones again."""
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from perfkit.calibrate.fit_curves import (
     Parameter,
     curve_tables,
     fit,
+    fit_collective,
     fit_collectives,
     fit_curves,
     host_table,
@@ -68,27 +70,70 @@ def test_too_few_points_are_refused() -> None:
         fit("sums", Stream, STREAM, (np.ones(3),), np.ones(3))
 
 
-def test_half_of_the_shapes_predict_the_other_half_within_what_single_kernels_allow() -> None:
-    """243 products on an H200: fitted on every other one, held out on the rest."""
+def public(name: str) -> list[dict[str, str]]:
+    with (DATA / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def work(shapes: list[dict[str, Any]]) -> tuple[Any, Any]:
+    """Operations and bytes of [m, k] x [k, n] in two bytes a value."""
+    m, n, k = (np.array([float(shape[name]) for shape in shapes]) for name in "mnk")
+    return 2 * m * n * k, 2 * (m * n + n * k + m * k)
+
+
+def errors_held_out(
+    fitted: list[dict[str, Any]], kept: list[dict[str, Any]]
+) -> tuple[float, float]:
+    """Mean errors of single products, and of sums of five."""
+
+    def seconds(shapes: list[dict[str, Any]]) -> Any:
+        return np.array([float(shape["milliseconds"]) / 1e3 for shape in shapes])
+
+    curve = Gemm(**fit("gemm", Gemm, GEMM, work(fitted), seconds(fitted)).values)
+    predicted, measured = curve.seconds(*work(kept)), seconds(kept)
+    groups = DICE.choice(len(kept), (20000, 5))
+    sums = predicted[groups].sum(1) / measured[groups].sum(1) - 1
+    return float(np.abs(predicted / measured - 1).mean()), float(np.abs(sums).mean())
+
+
+def test_a_hundred_public_shapes_predict_three_hundred_others() -> None:
+    """8.4 % and 4.9 %; over all 23,802 others of the table 8.35 % and 4.64 %."""
+    shapes = public("aic-h200-gemm.csv")
+    fitted, kept = (
+        [shape for shape in shapes if shape["part"] == part] for part in ("fitted", "held out")
+    )
+    single, sums = errors_held_out(fitted, kept)
+    assert (len(fitted), len(kept)) == (100, 300)
+    assert single <= 0.085
+    assert sums <= 0.055
+
+
+def test_half_of_our_own_shapes_predict_the_other_half() -> None:
+    """243 products on an H200, each on data that no cache holds."""
     points = [p for p in measured("h200-tp2")["points"] if p["op"] == "gemm"]
-    cold = [p for p in points if p["how"] == "torch"]
-    fitted, kept = cold[::2], cold[1::2]
-
-    def work(chosen: list[dict[str, Any]]) -> tuple[Any, Any]:
-        m, n, k = (np.array([float(p[name]) for p in chosen]) for name in "mnk")
-        return 2 * m * n * k, 2 * (m * n + n * k + m * k)
-
-    seconds = np.array([p["seconds"] for p in fitted])
-    curve = Gemm(**fit("gemm", Gemm, GEMM, work(fitted), seconds).values)
-    errors = curve.seconds(*work(kept)) / np.array([p["seconds"] for p in kept]) - 1
-    assert np.abs(errors).mean() <= 0.085
-    groups = DICE.choice(len(kept), (2000, 5))
-    sums = np.array([p["seconds"] for p in kept])[groups].sum(1)
-    predicted = curve.seconds(*work(kept))[groups].sum(1)
-    assert np.abs(predicted / sums - 1).mean() <= 0.06
+    cold = [{**p, "milliseconds": 1e3 * p["seconds"]} for p in points if p["how"] == "torch"]
+    single, sums = errors_held_out(cold[::2], cold[1::2])
+    assert single <= 0.085
+    assert sums <= 0.06
 
 
-def test_every_other_size_predicts_the_all_reduces_between() -> None:
+def test_every_other_public_size_predicts_the_all_reduces_between() -> None:
+    """2, 4 and 8 H200: both halves of the sizes in turn, 4.6 % in the mean."""
+    rows = public("aic-h200-all-reduce.csv")
+    found = []
+    for group in (2, 4, 8):
+        chosen = [row for row in rows if int(row["num_gpus"]) == group]
+        sizes = [2.0 * float(row["values"]) for row in chosen]
+        seconds = [float(row["milliseconds"]) / 1e3 for row in chosen]
+        for first in (0, 1):
+            curve, _ = fit_collective("all_reduce", group, sizes[first::2], seconds[first::2])
+            others = slice(1 - first, None, 2)
+            predicted = curve.seconds(np.array(sizes[others]))
+            found.append(np.abs(predicted / np.array(seconds[others]) - 1).mean())
+    assert np.mean(found) <= 0.05
+
+
+def test_every_other_size_predicts_our_own_all_reduces_between() -> None:
     points = [p for p in measured("h200-tp2")["points"] if p["op"] == "nccl"]
     graph = [p for p in points if p["how"] == "graph"]
     found = fit_collectives(graph[::2])["all_reduce"]["2"]
@@ -96,7 +141,7 @@ def test_every_other_size_predicts_the_all_reduces_between() -> None:
     sizes = np.array([p["bytes"] for p in graph[1::2]])
     regimes = zip(found["start_s"], found["bytes_per_s"], strict=True)
     predicted = np.minimum.reduce([start + sizes / rate for start, rate in regimes])
-    assert np.abs(predicted / seconds - 1).mean() <= 0.05
+    assert np.abs(predicted / seconds - 1).mean() <= 0.04
 
 
 @pytest.mark.parametrize(("gpu", "name"), [("h200-sxm", "h200-tp2"), ("h100-sxm", "h100-tp1")])
@@ -138,9 +183,9 @@ def test_a_calibration_is_written_and_read_back(tmp_path: Path) -> None:
     found = read_curves(tmp_path / "h200.toml")
     assert (found.gpu, found.dtype) == ("h200-sxm", "bfloat16")
     assert found.curves.gemm.flops_per_s == pytest.approx(tables["gemm"]["flops_per_s"], rel=1e-3)
-    assert found.curves.collectives["all_reduce", 2].regimes[0].start_s == pytest.approx(
-        16e-6, rel=0.01
-    )
+    regimes = found.curves.collectives["all_reduce", 2].regimes
+    assert regimes[0].start_s == pytest.approx(15.5e-6, rel=0.1)
+    assert regimes[-1].bytes_per_s == pytest.approx(296e9, rel=0.05)
     compute = {"active_ranks": 1, "gemm_flops_per_s": 1, "read_bytes_per_s": 1, "dispatch_s": 1}
     rates = rates_from_calibration({**document, "compute": [compute]})
     assert rates.curves is not None
