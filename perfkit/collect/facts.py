@@ -20,6 +20,23 @@ PACKAGES = (
     "nvtx",
 )
 
+# These change how ranks talk; names of files and hosts are not kept.
+NCCL_KEPT = (
+    "NCCL_P2P_DISABLE",
+    "NCCL_P2P_LEVEL",
+    "NCCL_SHM_DISABLE",
+    "NCCL_IB_DISABLE",
+    "NCCL_NET",
+    "NCCL_NET_GDR_LEVEL",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_IB_HCA",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
+    "NCCL_NVLS_ENABLE",
+    "NCCL_CUMEM_ENABLE",
+    "NCCL_MAX_NCHANNELS",
+    "NCCL_MIN_NCHANNELS",
+)
 # Only these Slurm variables are kept; the rest of the environment can hold secrets.
 SLURM_KEPT = (
     "SLURM_JOB_ID",
@@ -111,6 +128,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def nccl_variables() -> dict[str, str]:
+    """What the environment tells NCCL about its ways and algorithms; empty when nothing."""
+    return {name: os.environ[name] for name in NCCL_KEPT if name in os.environ}
 
 
 def slurm_variables() -> dict[str, str]:

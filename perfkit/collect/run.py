@@ -66,6 +66,7 @@ def describe(plan: RunPlan) -> dict[str, Any]:
         "hardware": facts.host_facts(),
         "container": container_of(os.environ),
         "slurm": facts.slurm_variables(),
+        "nccl": facts.nccl_variables(),
         "collectors": {c.name: {"state": "asked", "asked": plan.explicit} for c in plan.collectors},
         "warnings": [],
         "failure": None,

@@ -107,7 +107,7 @@ def described(found: Findings) -> dict[str, Any]:
     return {
         **identity(found),
         "gpus_of_host": len(gpus) or None,
-        "link": joined(nccl["transports"].to_list()),
+        "link": joined(nccl["transports"].to_list()) or told_to_nccl(run),
         **speed(found),
         **mean_step(parts),
         "traced_ranks": parts["rank"].n_unique() or None,
@@ -118,6 +118,12 @@ def described(found: Findings) -> dict[str, Any]:
         "nccl": joined(nccl["nccl_version"].to_list()),
         "driver": gpus[0].get("driver_version") if gpus else None,
     }
+
+
+def told_to_nccl(run: Mapping[str, Any]) -> str | None:
+    """The variables that chose NCCL's ways, where its own log does not say what it took."""
+    told = run.get("nccl") or {}
+    return " ".join(f"{name}={value}" for name, value in sorted(told.items())) or None
 
 
 def identity(found: Findings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from test_html import CHROMIUM, EVIL, dom
 
 from perfkit.cli.main import app
 from perfkit.errors import ConfigError, ToolMissing
-from perfkit.report.side_by_side import find_all, runs_table
+from perfkit.report.side_by_side import find_all, runs_table, told_to_nccl
 from perfkit.report.written import html, markdown_of, write
 from perfkit.schema import RunFolder, read_json
 
@@ -239,3 +239,9 @@ def test_the_page_of_several_runs_works_in_a_browser(tmp_path: Path) -> None:
     assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
     assert "could not be drawn" not in main
     assert 'data-tops="h200-8b-tp2|h200-8b-tp1-eager"' in built
+
+
+def test_the_link_is_what_nccl_was_told_where_its_log_is_missing() -> None:
+    told = {"nccl": {"NCCL_SHM_DISABLE": "1", "NCCL_P2P_DISABLE": "1"}}
+    assert told_to_nccl(told) == "NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1"
+    assert told_to_nccl({}) is None
