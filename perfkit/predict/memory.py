@@ -6,8 +6,12 @@ K kv heads, H head size, F intermediate, k experts of a token, V vocab, b bytes 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
 
 from perfkit.errors import ConfigError
+from perfkit.predict.curves import Value
 from perfkit.predict.spec import ModelSpec, count_kinds, dtype_bytes, kv_values_per_layer
 from perfkit.predict.tensors import (
     kv_heads_of_rank,
@@ -30,13 +34,16 @@ ALLOCATOR_SLACK = 1.15
 """reserved / allocated of PyTorch's caching allocator is 1.03 to 1.15: below it a fit is tight"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Workload:
-    """What is held at once: `batch` sequences of `context` tokens, prompts of `prompt`."""
+    """What is held at once: `batch` sequences of `context` tokens, prompts of `prompt`.
 
-    batch: int = 1
-    context: int = 2048
-    prompt: int | None = None
+    Numbers, or arrays of them for many plans of one layout.
+    """
+
+    batch: Value = 1
+    context: Value = 2048
+    prompt: Value | None = None
     """tokens of one prefill; the context when None"""
     microbatches: int = 1
     dtype: str = "bfloat16"
@@ -46,17 +53,17 @@ class Workload:
     `context` slots from the start"""
 
     @property
-    def prompt_tokens(self) -> int:
+    def prompt_tokens(self) -> Value:
         """Of one sequence."""
-        return self.prompt or self.context
+        return self.context if self.prompt is None else self.prompt
 
     @property
-    def prefill_tokens(self) -> int:
+    def prefill_tokens(self) -> Value:
         """Tokens of one microbatch's prefill: they set the activation peak."""
         return self.sequences_per_microbatch * self.prompt_tokens
 
     @property
-    def sequences_per_microbatch(self) -> int:
+    def sequences_per_microbatch(self) -> Value:
         return -(-self.batch // self.microbatches)
 
 
@@ -69,7 +76,7 @@ def rank_parts(
     tp_rank: int,
     pp_rank: int,
     split: Sequence[int] | None = None,
-) -> dict[str, float]:
+) -> dict[str, Value]:
     """Bytes of one rank by part, from its exact local tensors; workspaces count as activations."""
     kv_heads = kv_heads_of_rank(spec, tp=tp, tp_rank=tp_rank)
     layers = stage_layers(spec.num_layers, pp, split)[pp_rank]
@@ -92,7 +99,7 @@ def rank_parts(
     }
 
 
-def kv_bytes(spec: ModelSpec, work: Workload, *, layers: range, kv_heads: float) -> float:
+def kv_bytes(spec: ModelSpec, work: Workload, *, layers: range, kv_heads: float) -> Value:
     """Most KV cache that one rank holds, all its microbatches: 2 * K * H * b * B * tokens.
 
     Tokens are summed over the rank's layers: S where a layer sees all; in a sliding layer of
@@ -104,10 +111,10 @@ def kv_bytes(spec: ModelSpec, work: Workload, *, layers: range, kv_heads: float)
     """
     at_start = len(layers) * work.prompt_tokens
     at_end = sum(
-        count * min(work.context, kind.window or work.context)
+        count * (work.context if kind.window is None else np.minimum(work.context, kind.window))
         for kind, count in count_kinds(spec, layers)
     )
-    tokens = len(layers) * work.context if work.decode == "graph" else max(at_start, at_end)
+    tokens = len(layers) * work.context if work.decode == "graph" else np.maximum(at_start, at_end)
     return kv_values_per_layer(spec, kv_heads) * dtype_bytes(work.dtype) * work.batch * tokens
 
 
@@ -120,7 +127,7 @@ def activation_bytes(
     last: bool,
     expert_columns: float = 0,
     shared_columns: float = 0,
-) -> float:
+) -> Value:
     """Largest set of activations alive at once in one eager prefill of m = (B/M) * n tokens.
 
     What the decoder's loop holds, 2*m*D*b (the embeddings and the layer's input), and the largest
@@ -140,10 +147,10 @@ def activation_bytes(
         m * b * (3 * d + 3 * shared_columns) if shared_columns else 0,
         work.sequences_per_microbatch * spec.vocab * (b + 4) if last else 0,
     )
-    return 2 * m * d * b + max(parts)
+    return 2 * m * d * b + reduce(np.maximum, parts)
 
 
-def _attention_bytes(spec: ModelSpec, work: Workload, kv_heads: float) -> float:
+def _attention_bytes(spec: ModelSpec, work: Workload, kv_heads: float) -> Value:
     """m*b*(2*D + 5*N*H + 2*K*H): residual, input, q with its rotary temporaries and output, k, v.
 
     With sinks (gpt-oss), no fused kernel: three score matrices of N*n*(n + 1) a sequence. Latent
@@ -183,7 +190,7 @@ def overhead_bytes(*, tp: int, pp: int) -> int:
     return CUDA_CONTEXT_BYTES + nccl
 
 
-def allocated_bytes(parts: Mapping[str, float]) -> float:
+def allocated_bytes(parts: Mapping[str, Value]) -> Value:
     """The part of rank_parts that PyTorch's allocator counts at its peak."""
     return sum(size for name, size in parts.items() if name != "overhead_bytes")
 

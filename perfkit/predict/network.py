@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from perfkit.predict.curves import Value
+
 ASSUMED_LATENCY_S = 15e-6
 """an InfiniBand message of any size beyond its bytes, GPU to GPU, with NCCL: project notes; no run
 over two nodes has been measured yet"""
@@ -25,7 +27,7 @@ class Network:
     """of one GPU and direction when all of a node send at once"""
     latency_s: float = ASSUMED_LATENCY_S
 
-    def message_s(self, num_bytes: float) -> float:
+    def message_s(self, num_bytes: Value) -> Value:
         return self.latency_s + num_bytes / (REACHED * self.bytes_per_s)
 
     def hops_between_nodes(self, tp: int, pp: int) -> int:
@@ -40,8 +42,8 @@ class Network:
         return -(-ranks // self.gpus_per_node)
 
     def all_reduce_s(
-        self, group: int, num_bytes: float, inside: Callable[[int, float], float]
-    ) -> float:
+        self, group: int, num_bytes: Value, inside: Callable[[int, Value], Value]
+    ) -> Value:
         """Reduce-scatter in each node, all-reduce of the parts over N nodes, all-gather.
 
         `inside(g, S)` is an all-reduce of g GPUs of a node: its two halves are the first and the

@@ -6,10 +6,10 @@ and alpha + bytes / bandwidth for a collective.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from math import log
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from perfkit.errors import ConfigError
 from perfkit.predict.curve_files import curves_from_tables, find_curves
@@ -20,6 +20,7 @@ from perfkit.predict.curves import (
     Gemm,
     PrefillAttention,
     Stream,
+    Value,
     scaled_curves,
 )
 from perfkit.predict.gpus import Gpu
@@ -54,14 +55,15 @@ class Compute:
     curves: Curves | None = None
     """of a GPU's kernels; without them every kernel takes its roofline"""
 
-    def gemm_s(self, rows: int, weight_values: int, flops: float, num_bytes: float) -> float:
+    def gemm_s(self, rows: Value, weight_values: int, flops: Value, num_bytes: Value) -> Value:
         """Seconds of one GEMM: the measured curve over m where there is one, else the roofline.
 
         Between two measured m the time is interpolated in log m and log time; above the largest
         it grows with m, below the smallest it is that of the smallest (the weights are read).
         """
         if not self.linear:
-            return max(flops / self.gemm_flops_per_s, num_bytes / self.read_bytes_per_s)
+            by_bytes = num_bytes / self.read_bytes_per_s
+            return np.maximum(flops / self.gemm_flops_per_s, by_bytes)
         return weight_values * _on_curve(self.linear, rows)
 
 
@@ -72,7 +74,7 @@ class Link:
     alpha_s: float
     bytes_per_s: float
 
-    def seconds(self, num_bytes: float) -> float:
+    def seconds(self, num_bytes: Value) -> Value:
         return self.alpha_s + num_bytes / self.bytes_per_s
 
 
@@ -115,7 +117,7 @@ class Rates:
     def curves(self) -> Curves | None:
         return self.compute[0].curves
 
-    def all_reduce_s(self, group: int, num_bytes: float) -> float:
+    def all_reduce_s(self, group: int, num_bytes: Value) -> Value:
         """Seconds of one all-reduce of `num_bytes` in a group of ranks."""
         if group == 1:
             return 0.0
@@ -124,16 +126,16 @@ class Rates:
             return self.network.all_reduce_s(group, num_bytes, inside)
         measured = self.curves and self.curves.collectives.get(("all_reduce", group))
         if measured:
-            return float(measured.seconds(num_bytes))
+            return measured.seconds(num_bytes)
         return self._all_reduce_link(group).seconds(num_bytes)
 
-    def send_recv_s(self, num_bytes: float) -> float:
+    def send_recv_s(self, num_bytes: Value) -> Value:
         """Seconds from a stage's send to the next stage's receive."""
         if self.send_recv is None:
             raise ConfigError("the calibration has no send_recv. Calibrate with pp=2 or more.")
         return self.send_recv.seconds(num_bytes)
 
-    def hops_s(self, tp: int, pp: int, num_bytes: float) -> float:
+    def hops_s(self, tp: int, pp: int, num_bytes: Value) -> Value:
         """Seconds of all p - 1 hops of a message through the stages, one after the other."""
         inside_s = self.send_recv_s(num_bytes)
         if self.network is None:
@@ -299,16 +301,12 @@ def _link(entry: Mapping[str, Any]) -> Link:
     )
 
 
-def _on_curve(curve: tuple[tuple[int, float], ...], rows: int) -> float:
+def _on_curve(curve: tuple[tuple[int, float], ...], rows: Value) -> Value:
     """Log-log interpolation of (m, seconds) at `rows`."""
-    if rows <= curve[0][0]:
-        return curve[0][1]
-    for (m0, s0), (m1, s1) in pairwise(curve):
-        if rows <= m1:
-            share = log(rows / m0) / log(m1 / m0)
-            return float(s0 * (s1 / s0) ** share)
-    last, seconds = curve[-1]
-    return seconds * rows / last
+    measured, seconds = np.log(np.array(curve)).T
+    last = curve[-1][0]
+    inside = np.exp(np.interp(np.log(rows), measured, seconds))
+    return inside * np.maximum(1.0, rows / last)
 
 
 def _need(mapping: Mapping[str, Any], key: str) -> Any:

@@ -7,17 +7,18 @@ Every value is predicted. The equations leave out sampling, padding, contention 
 profiler and the run, and the wait of ranks for each other beyond uneven shards.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
+import numpy as np
+
 from perfkit.errors import ConfigError
-from perfkit.predict.curves import Curves, Stream
+from perfkit.predict.curves import Curves, Stream, Value
 from perfkit.predict.memory import Workload, rank_parts
 from perfkit.predict.rates import Compute, Rates
-from perfkit.predict.schedule import PassTime, Schedule, bottleneck
+from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import ModelSpec, dtype_bytes, spec_from_config
 from perfkit.predict.tensors import check_layout
 from perfkit.predict.work import Kernels, Pass, PassWork, Shard, hop_bytes, pass_work, same_work
@@ -36,14 +37,17 @@ UNKNOWN_SPREAD = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is run: one static batch, prompts of equal length, greedy."""
+    """What is run: one static batch, prompts of equal length, greedy.
+
+    batch, prompt_tokens and new_tokens may be arrays: many plans of one layout.
+    """
 
     tp: int = 1
     pp: int = 1
-    batch: int = 1
+    batch: Value = 1
     microbatches: int = 1
-    prompt_tokens: int = 2048
-    new_tokens: int = 128
+    prompt_tokens: Value = 2048
+    new_tokens: Value = 128
     dtype: str = "bfloat16"
     decode: str = "eager"
     """eager: each operator dispatched; graph: one launch per decode step, the limit of CUDA
@@ -52,7 +56,7 @@ class Plan:
     split: tuple[int, ...] | None = None
 
     @property
-    def sequences_per_microbatch(self) -> int:
+    def sequences_per_microbatch(self) -> Value:
         """Of the largest microbatch; the engine divides the batch as evenly as possible."""
         return -(-self.batch // self.microbatches)
 
@@ -85,25 +89,18 @@ def predict(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
     """predict_run for a spec and a plan."""
     check_plan(spec, rates, plan)
     prefill, decode = prefill_schedule(spec, rates, plan), decode_schedule(spec, rates, plan)
+    found = {name: _plain(value) for name, value in outcome(plan, prefill, decode).items()}
     steps = plan.new_tokens - 1
-    ttft_s, period_s = prefill.fill_s, decode.period_s
-    end_to_end_s = ttft_s + steps * period_s
     phases = {
-        "prefill": (prefill, plan.microbatches, ttft_s),
-        "decode": (decode, plan.microbatches * steps, steps * period_s),
+        "prefill": (prefill, plan.microbatches, found["ttft_s"]),
+        "decode": (decode, plan.microbatches * steps, steps * _plain(decode.period_s)),
     }
     return {
         **asdict(plan),
         "model": spec.id,
-        "ttft_s": ttft_s,
-        "tpot_s": period_s if steps else None,
-        "end_to_end_s": end_to_end_s,
-        "tokens_per_s": plan.batch * plan.new_tokens / end_to_end_s,
-        **interval("ttft", ttft_s, prefill.slowest),
-        **interval("tpot", period_s if steps else None, decode.slowest),
+        **found,
         "rates": rates.summary,
         "provenance": dict(rates.provenance),
-        **_shares(decode if steps else prefill),
         "ranks": [
             _rank(spec, plan, phases, rates.device, tp_rank=tp_rank, pp_rank=pp_rank)
             for pp_rank in range(plan.pp)
@@ -112,15 +109,42 @@ def predict(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
     }
 
 
-def interval(name: str, seconds: float | None, step: PassTime) -> dict[str, float | None]:
+def outcome(plan: Plan, prefill: Schedule, decode: Schedule) -> dict[str, Value]:
+    """Times, throughput, shares of the slowest rank's pass, and its limit; NaN for a TPOT where
+    there is one new token only, and then shares of the prefill."""
+    steps = plan.new_tokens - 1
+    ttft_s, period_s = prefill.fill_s, decode.period_s
+    end_to_end_s = ttft_s + steps * period_s
+    tpot_s = np.where(steps > 0, period_s, np.nan)
+    first, later = _shares(prefill), _shares(decode)
+    return {
+        "ttft_s": ttft_s,
+        "tpot_s": tpot_s,
+        "end_to_end_s": end_to_end_s,
+        "tokens_per_s": plan.batch * plan.new_tokens / end_to_end_s,
+        **interval("ttft", ttft_s, prefill.slowest),
+        **interval("tpot", tpot_s, decode.slowest),
+        **{name: np.where(steps > 0, later[name], first[name]) for name in first},
+    }
+
+
+def _plain(value: Value) -> Any:
+    """An array of no dimension as a number or a word; None for NaN."""
+    if not isinstance(value, np.ndarray | np.generic):
+        return value
+    found = value.item()
+    return None if found != found else found
+
+
+def interval(name: str, seconds: Value, step: PassTime) -> dict[str, Value]:
     """{name}_p05_s and {name}_p95_s: 90 of 100 measurements should lie between them.
 
     seconds * exp(-+1.645 sigma), sigma from the errors of the curves' fits over the kernels of the
     slowest rank, and MODEL_SPREAD for what no curve knows.
     """
-    sigma = math.hypot(step.spread, MODEL_SPREAD)
+    sigma = np.hypot(step.spread, MODEL_SPREAD)
     return {
-        f"{name}_{which}_s": None if seconds is None else seconds * math.exp(sign * Z90 * sigma)
+        f"{name}_{which}_s": seconds * np.exp(sign * Z90 * sigma)
         for which, sign in (("p05", -1), ("p95", 1))
     }
 
@@ -168,11 +192,11 @@ def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassT
     for kernel in work.kernels:
         one_s, flops_bound = kernel_time(kernel, compute)
         seconds = kernel.count * one_s
-        device_s += seconds
-        flops_bound_s += seconds if flops_bound else 0.0
-        variance += (seconds * spread.get(kernel.kind, UNKNOWN_SPREAD)) ** 2
+        device_s = device_s + seconds
+        flops_bound_s = flops_bound_s + seconds * flops_bound
+        variance = variance + (seconds * spread_of(kernel, spread)) ** 2
     comm_s = sum(n * rates.all_reduce_s(plan.tp, size) for n, size in work.all_reduces)
-    variance += (comm_s * COMM_SPREAD) ** 2
+    variance = variance + (comm_s * COMM_SPREAD) ** 2
     late = skew(plan.tp, rates) if eager else 1.0
     own_host_s = (work.dispatches if eager else 1) * compute.dispatch_s
     return PassTime(
@@ -183,9 +207,17 @@ def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassT
         comm_s=comm_s,
         one_queue=rates.device == "cpu",
         fixed_s=compute.curves.replay_s if compute.curves else 0.0,
-        device_error_s=math.sqrt(variance),
+        device_error_s=np.sqrt(variance),
         host_spread=spread.get("host", UNKNOWN_SPREAD),
     )
+
+
+def spread_of(kernel: Kernels, spread: Mapping[str, float]) -> Value:
+    """Standard deviation of log(predicted / measured) of the kernel's curve."""
+    if kernel.kind != "product":
+        return spread.get(kernel.kind, UNKNOWN_SPREAD)
+    one, more = (spread.get(name, UNKNOWN_SPREAD) for name in ("vector", "gemm"))
+    return np.where(kernel.rows == 1, one, more)
 
 
 def skew(ranks: int, rates: Rates) -> float:
@@ -200,7 +232,7 @@ def skew(ranks: int, rates: Rates) -> float:
     return 1 + spread * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
 
 
-def kernel_time(kernel: Kernels, compute: Compute) -> tuple[float, bool]:
+def kernel_time(kernel: Kernels, compute: Compute) -> tuple[Value, Value]:
     """(seconds of one kernel, arithmetic limits it), by the curve of its kind.
 
     Without curves: max(flops / rate, bytes / bandwidth), and a GEMM takes its time from the
@@ -211,18 +243,21 @@ def kernel_time(kernel: Kernels, compute: Compute) -> tuple[float, bool]:
         rate = compute.attention_flops_per_s or rate
     by_flops, by_bytes = kernel.flops / rate, kernel.num_bytes / compute.read_bytes_per_s
     if compute.curves is not None:
-        return float(curve_seconds(kernel, compute.curves)), by_flops > by_bytes
-    if kernel.kind in ("gemm", "vector"):
+        return curve_seconds(kernel, compute.curves), by_flops > by_bytes
+    if kernel.kind in ("gemm", "product"):
         args = (kernel.rows, kernel.weight_values, kernel.flops, kernel.num_bytes)
         return compute.gemm_s(*args), by_flops > by_bytes
-    return max(by_flops, by_bytes), by_flops > by_bytes
+    return np.maximum(by_flops, by_bytes), by_flops > by_bytes
 
 
-def curve_seconds(kernel: Kernels, curves: Curves) -> Any:
+def curve_seconds(kernel: Kernels, curves: Curves) -> Value:
     """Seconds of one kernel."""
     match kernel.kind:
         case "gemm":
             return curves.gemm.seconds(kernel.flops, kernel.num_bytes)
+        case "product":
+            several = curves.gemm.seconds(kernel.flops, kernel.num_bytes)
+            return np.where(kernel.rows == 1, curves.vector.seconds(kernel.num_bytes), several)
         case "decode_attention":
             return curves.decode_attention.seconds(kernel.num_bytes, kernel.heads)
         case "prefill_attention":
@@ -232,7 +267,7 @@ def curve_seconds(kernel: Kernels, curves: Curves) -> Any:
             return stream.seconds(kernel.num_bytes)
 
 
-def _pass(plan: Plan, *, tokens: int, context: float, eager: bool) -> Pass:
+def _pass(plan: Plan, *, tokens: Value, context: Value, eager: bool) -> Pass:
     return Pass(
         sequences=plan.sequences_per_microbatch,
         tokens=tokens,
@@ -273,7 +308,7 @@ def _schedule(spec: ModelSpec, rates: Rates, plan: Plan, step: Pass) -> Schedule
     )
 
 
-def _return_s(rates: Rates, plan: Plan, step: Pass) -> float:
+def _return_s(rates: Rates, plan: Plan, step: Pass) -> Value:
     size = step.sequences * TOKEN_BYTES
     network = rates.network
     over_s = 0.0
@@ -284,7 +319,7 @@ def _return_s(rates: Rates, plan: Plan, step: Pass) -> float:
     return rates.send_recv_s(size) + over_s
 
 
-def _shares(schedule: Schedule) -> dict[str, Any]:
+def _shares(schedule: Schedule) -> dict[str, Value]:
     """Of one pass of the slowest rank: shares that add up to 1; and the pipeline's bubble."""
     step = schedule.slowest
     return {
@@ -293,7 +328,7 @@ def _shares(schedule: Schedule) -> dict[str, Any]:
         "wait_share": step.exposed_wait_s / step.total_s,
         "host_share": (step.exposed_host_s - step.exposed_wait_s) / step.total_s,
         "bubble": schedule.bubble,
-        "bottleneck": bottleneck(step),
+        "bottleneck": np.array(BOTTLENECKS)[bottleneck(step)],
     }
 
 
@@ -310,15 +345,18 @@ def _rank(
         "rank": pp_rank * plan.tp + tp_rank,
         "stage": pp_rank,
         "tp_rank": tp_rank,
-        **rank_parts(
-            spec,
-            workload(plan, device),
-            tp=plan.tp,
-            pp=plan.pp,
-            tp_rank=tp_rank,
-            pp_rank=pp_rank,
-            split=plan.split,
-        ),
+        **{
+            part: _plain(size)
+            for part, size in rank_parts(
+                spec,
+                workload(plan, device),
+                tp=plan.tp,
+                pp=plan.pp,
+                tp_rank=tp_rank,
+                pp_rank=pp_rank,
+                split=plan.split,
+            ).items()
+        },
         **{name: _phase(*phase, tp_rank, pp_rank) for name, phase in phases.items()},
     }
 
@@ -331,9 +369,9 @@ def _phase(
     last = pp_rank == len(schedule.ranks) - 1
     received = (schedule.hop_s if pp_rank else 0.0) + (0.0 if last else schedule.return_s)
     return {
-        "compute_s": passes * step.device_s,
-        "comm_s": passes * (step.comm_s + received),
-        "host_s": passes * step.host_s,
+        "compute_s": _plain(passes * step.device_s),
+        "comm_s": _plain(passes * (step.comm_s + received)),
+        "host_s": _plain(passes * step.host_s),
         "wall_s": wall_s,
     }
 

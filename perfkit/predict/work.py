@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from perfkit.errors import ConfigError
+from perfkit.predict.curves import Value
 from perfkit.predict.spec import LayerKind, ModelSpec, count_kinds
 from perfkit.predict.tensors import TensorSpec, kv_heads_of_rank, local_tensors, stage_layers
 
@@ -48,39 +51,44 @@ class Shard:
     sharding: str = "deepspeed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pass:
-    """One forward of one microbatch."""
+    """One forward of one microbatch; numbers, or arrays of them for many plans of one layout."""
 
-    sequences: int
-    tokens: int
-    context: float
+    sequences: Value
+    tokens: Value
+    """1 in a decode step"""
+    context: Value
     """mean number of tokens that the last new token attends to"""
     bytes_per_value: int
     eager: bool = True
 
     @property
-    def rows(self) -> int:
+    def rows(self) -> Value:
         return self.sequences * self.tokens
 
+    @property
+    def prefill(self) -> bool:
+        return bool(np.max(self.tokens) > 1)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kernels:
     """`count` kernels of one kind; all other numbers are of one of them."""
 
     kind: str
-    """a curve of predict/curves.py: gemm, vector (one row, captured steps), decode_attention,
-    prefill_attention, elementwise, strided"""
+    """a curve of predict/curves.py: gemm, decode_attention, prefill_attention, elementwise,
+    strided; or product: a captured step's, a vector's curve at one row and a gemm's above"""
     count: int
-    flops: float
-    num_bytes: float
-    rows: int = 0
+    flops: Value
+    num_bytes: Value
+    rows: Value = 0
     """m of a GEMM"""
     weight_values: int = 0
     """n * k of a GEMM"""
-    heads: float = 0
+    heads: Value = 0
     """b N of a decode attention"""
-    tokens: int = 0
+    tokens: Value = 0
     """S of a prefill attention"""
 
 
@@ -90,16 +98,12 @@ class PassWork:
 
     kernels: tuple[Kernels, ...]
     dispatches: int
-    all_reduces: tuple[tuple[int, float], ...]
+    all_reduces: tuple[tuple[int, Value], ...]
     """(how many, bytes of each)"""
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> Value:
         return sum(k.count * k.flops for k in self.kernels)
-
-    @property
-    def num_bytes(self) -> float:
-        return sum(k.count * k.num_bytes for k in self.kernels)
 
 
 def pass_work(spec: ModelSpec, shard: Shard, step: Pass) -> PassWork:
@@ -135,7 +139,7 @@ def same_work(spec: ModelSpec, shard: Shard, step: Pass) -> tuple[Any, ...]:
     )
 
 
-def hop_bytes(spec: ModelSpec, step: Pass) -> float:
+def hop_bytes(spec: ModelSpec, step: Pass) -> Value:
     """Activations that one stage hands to the next: b * n * D * e, whole on every tp rank."""
     return step.rows * spec.hidden * step.bytes_per_value
 
@@ -148,7 +152,7 @@ def dispatches(spec: ModelSpec, shard: Shard, layers: int) -> int:
 
 def all_reduces(
     spec: ModelSpec, shard: Shard, step: Pass, layers: int
-) -> tuple[tuple[int, float], ...]:
+) -> tuple[tuple[int, Value], ...]:
     """Two per layer of b*n*D*e bytes (after o and down); one of b*V*e for AutoTP's head."""
     if shard.tp == 1:
         return ()
@@ -202,7 +206,7 @@ def _gemm(gemm: tuple[str, int, int, int], step: Pass) -> Kernels:
     m = step.sequences if role == "head" else step.rows
     moved = (n * k + m * k + m * n) * step.bytes_per_value
     return Kernels(
-        kind="vector" if m == 1 and not step.eager else "gemm",
+        kind="gemm" if step.eager else "product",
         count=count,
         flops=2.0 * m * n * k,
         num_bytes=moved,
@@ -218,8 +222,8 @@ def _attention(spec: ModelSpec, shard: Shard, step: Pass, kind: LayerKind, layer
     outputs 2 b n N H e.
     """
     kv_heads = kv_heads_of_rank(spec, tp=shard.tp, tp_rank=shard.tp_rank)
-    context = min(step.context, kind.window or step.context)
-    prefill = step.tokens > 1
+    context = step.context if kind.window is None else np.minimum(step.context, kind.window)
+    prefill = step.prefill
     pairs = step.tokens * (step.tokens + 1) / 2 if prefill else context
     heads = kv_heads * spec.query_heads_per_kv_head
     query = heads * spec.head_dim
@@ -257,7 +261,7 @@ def _unfused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Ke
         _several("elementwise", layers, CONTIGUOUS_PER_LAYER, rows * even),
         _several("strided", layers, STRIDED_PER_LAYER, rows * strided),
     ]
-    if step.tokens == 1:
+    if not step.prefill:
         cached = 2 * step.sequences * step.context * kv_heads * spec.head_dim * e
         kernels.append(_several("elementwise", layers, 2, KV_COPIES_EAGER * cached))
     return tuple(kernels)
@@ -282,6 +286,6 @@ def _fused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Kern
     )
 
 
-def _several(kind: str, layers: int, per_layer: int, num_bytes: float) -> Kernels:
+def _several(kind: str, layers: int, per_layer: int, num_bytes: Value) -> Kernels:
     """`per_layer` kernels of each layer that share its bytes evenly."""
     return Kernels(kind=kind, count=layers * per_layer, flops=0.0, num_bytes=num_bytes / per_layer)

@@ -13,7 +13,7 @@ from perfkit.predict.cards import load_config, load_spec
 from perfkit.predict.gpus import load_gpu
 from perfkit.predict.grid import numbers, plans, predict_rows
 from perfkit.predict.rates import Compute, Link, Rates, rates_from_gpu, scaled
-from perfkit.predict.schedule import PassTime, Schedule, bottleneck
+from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import num_parameters
 from perfkit.predict.time import Plan, predict, predict_run
 from perfkit.predict.work import Pass, Shard, pass_work
@@ -112,11 +112,11 @@ def test_one_microbatch_leaves_half_of_two_stages_idle() -> None:
 
 def test_the_slower_of_host_and_device_counts_on_a_gpu_and_both_on_a_cpu() -> None:
     gpu = PassTime(device_s=2, host_s=3, comm_s=1, flops_bound_s=0, one_queue=False)
-    assert (gpu.total_s, gpu.exposed_host_s, bottleneck(gpu)) == (3, 0, "memory")
+    assert (gpu.total_s, gpu.exposed_host_s, BOTTLENECKS[bottleneck(gpu)]) == (3, 0, "memory")
     slower = replace(gpu, host_s=4)
-    assert (slower.total_s, slower.exposed_host_s, bottleneck(slower)) == (4, 1, "host")
+    assert (slower.total_s, slower.exposed_host_s, BOTTLENECKS[bottleneck(slower)]) == (4, 1, "host")
     cpu = replace(gpu, one_queue=True)
-    assert (cpu.total_s, cpu.exposed_host_s, bottleneck(cpu)) == (6, 3, "host")
+    assert (cpu.total_s, cpu.exposed_host_s, BOTTLENECKS[bottleneck(cpu)]) == (6, 3, "host")
 
 
 def test_decode_of_8b_takes_little_more_than_the_time_to_read_it_once() -> None:
