@@ -58,7 +58,14 @@ FLOPS_PER_S = Parameter("flops_per_s", 5e14, 1e12, 1e16)
 START_S = Parameter("start_s", 3e-6, 1e-7, 1e-4)
 SHARPNESS = Parameter("sharpness", 2.0, 0.3, 30.0)
 
-GEMM = (FLOPS_PER_S, BYTES_PER_S, START_S, Parameter("ramp_s", 1e-6, 1e-9, 1e-4, True), SHARPNESS)
+GEMM = (
+    FLOPS_PER_S,
+    BYTES_PER_S,
+    # Points seldom tell these two apart: one of them may end at nothing.
+    Parameter("start_s", 3e-6, 1e-7, 1e-4, True),
+    Parameter("ramp_s", 1e-6, 1e-9, 1e-4, True),
+    SHARPNESS,
+)
 VECTOR = (BYTES_PER_S, START_S)
 STREAM = (BYTES_PER_S, START_S, SHARPNESS)
 DECODE = (BYTES_PER_S, START_S, Parameter("head_s", 1e-9, 1e-13, 1e-6, True), SHARPNESS)

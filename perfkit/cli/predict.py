@@ -2,25 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from perfkit.cli.output import FORMAT_OPTION, Format, closing, deliver, story
-from perfkit.cli.predict_place import check_search, find_place, find_shapes
-from perfkit.errors import ConfigError
 from perfkit.files import check_free
-from perfkit.predict.best import BATCHES, best, seconds
-from perfkit.predict.cards import load_spec
-from perfkit.predict.changes import changed
-from perfkit.predict.gpus import Gpu, load_gpu
-from perfkit.predict.grid import numbers, plans, predict_rows
-from perfkit.predict.memory import GIB
-from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
-from perfkit.schema import read_json
-
-if TYPE_CHECKING:
-    from perfkit.report.tables import Column
 
 
 def command(
@@ -75,17 +62,30 @@ def command(
     models_dir: Path | None = typer.Option(
         None, "--models-dir", help="Your own models folder, searched first."
     ),
-    out: Path | None = typer.Option(None, "-o", "--out", help="Write there, not to stdout."),
+    out: Path | None = typer.Option(
+        None, "-o", "--out", help="Write there, not to stdout; .parquet too."
+    ),
     force: bool = typer.Option(False, "--force", help="Replace the file given with -o."),
     format: Format = FORMAT_OPTION,
 ) -> None:
     """Predicted TTFT, TPOT, throughput and memory for every combination of the options."""
+    import polars as pl
+
+    from perfkit.cli.predict_place import check_search, find_place, find_rates, find_shapes, known
+    from perfkit.predict.best import BATCHES, best, seconds
+    from perfkit.predict.cards import load_spec
+    from perfkit.predict.changes import changed
+    from perfkit.predict.gpus import load_gpu
+    from perfkit.predict.grid import numbers, predict_frame
+    from perfkit.predict.time import DECODES
+    from perfkit.report.predicted import rendered, told, write_parquet
+
     check_free(out, force=force)
     spec = load_spec(model, models_dir)
     place = find_place(system, gpus_per_node, network, models_dir)
     gpu = gpu or place.gpu
     device = load_gpu(gpu, models_dir) if gpu else None
-    rates = _rates(device, calibration, dtype, models_dir)
+    rates = find_rates(device, calibration, dtype, models_dir)
     rates = changed(replace(rates, network=place.network), changes)
     if goal is not None:
         check_search(goal, gpus)
@@ -94,106 +94,29 @@ def command(
         "prompt_tokens": numbers(prompt, "--prompt"),
         "new_tokens": numbers(new, "--new"),
         "dtype": [rates.dtype],
-        "decode": [mode.strip() for mode in decode.split(",")],
+        "decode": known("--decode", decode, DECODES),
     }
     if microbatches is not None:
         axes["microbatches"] = numbers(microbatches, "--microbatches")
     capacity = device.memory_bytes if device else None
     shapes = find_shapes(spec, tp, pp, nodes, place, gpus if goal else None)
-    rows = [
-        row
-        for shape in shapes
-        for row in predict_rows(
-            spec, rates, plans({**shape, **axes}), capacity_bytes=capacity, network=place.network
-        )
-    ]
+    frame = pl.concat(
+        [
+            predict_frame(
+                spec, rates, {**shape, **axes}, capacity_bytes=capacity, network=place.network
+            )
+            for shape in shapes
+        ],
+        how="vertical_relaxed",
+    )
     if goal is not None:
         limits = seconds(max_tpot, "--max-tpot"), seconds(max_ttft, "--max-ttft")
-        rows = best(rows, goal, *limits)
-    _tell(rates, device, rows)
-    deliver(_render(rows, rates, format), out, force=force)
-    closing(out, f"perfkit memory {model} --tp {rows[0]['tp']} --pp {rows[0]['pp']}")
-
-
-def _rates(
-    gpu: Gpu | None, calibration: Path | None, dtype: str | None, models_dir: Path | None
-) -> Rates:
-    if calibration is not None:
-        return rates_from_calibration(read_json(calibration), dtype)
-    if gpu is None:
-        raise ConfigError("no rates. Give --gpu ID for peak rates or --calibration FILE.")
-    return rates_from_gpu(gpu, dtype or "bfloat16", models_dir)
-
-
-def _tell(rates: Rates, gpu: Gpu | None, rows: list[dict[str, Any]]) -> None:
-    if gpu and rates.link_bytes_per_s is not None:
-        if rates.summary == MICROBENCHMARK:
-            file = f"models/calibrations/{gpu.id}-{rates.dtype}.toml"
-            story(f"rates: curves measured on {gpu.id} ({file}).")
-        else:
-            story(f"rates: data sheet of {gpu.id} ({gpu.source}), times what H100 and H200 reach.")
-            story(f"note: nobody measured {gpu.id} yet: `perfkit calibrate` on one does.")
-        if rates.network is None:
-            story("note: every pair of ranks has the GPU's own link. Over nodes, give --system, or")
-            story("      --gpus-per-node and --network.")
-        else:
-            story(f"note: between nodes {rates.network.bytes_per_s / 1e9:g} GB/s a GPU and")
-            story(f"      {1e6 * rates.network.latency_s:g} us, assumed: no such run was measured.")
-        if gpu.unverified:
-            story(f"note: {gpu.id}: unverified: {', '.join(gpu.unverified)}")
+        frame = pl.DataFrame(best(frame.to_dicts(), goal, *limits), schema=frame.schema)
+    for line in told(rates, device, frame):
+        story(line)
+    if out is not None and out.suffix == ".parquet":
+        write_parquet(frame, out)
     else:
-        story(f"rates: measured on {rates.name} ({rates.summary}).")
-    for note in dict.fromkeys(row["note"] for row in rows if row["note"]):
-        story(f"note: {note}")
-    for mark, reason in enumerate(_reasons(rows), start=1):
-        story(f"refused [{mark}]: {reason}")
-
-
-def _reasons(rows: list[dict[str, Any]]) -> list[str]:
-    """Every reason of refusal once, in order."""
-    return list(dict.fromkeys(row["refused"] for row in rows if row["refused"]))
-
-
-def _render(rows: list[dict[str, Any]], rates: Rates, fmt: Format) -> str:
-    import polars as pl
-
-    from perfkit.report.tables import render
-
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    if fmt in (Format.table, Format.md):
-        marks = {reason: f"[{mark}]" for mark, reason in enumerate(_reasons(rows), start=1)}
-        frame = frame.with_columns(refused=pl.Series([marks.get(row["refused"]) for row in rows]))
-    extra = {"kind": "predicted", "provenance": dict(rates.provenance)}
-    title = f"Predicted, {rates.name}, {rates.dtype}, rates: {rates.summary}"
-    return render(frame, _columns(rows), fmt.value, title=title, extra=extra)
-
-
-def _columns(rows: list[dict[str, Any]]) -> "list[Column]":
-    """Inputs that vary or matter, results, memory; `refused` only where there is one."""
-    from perfkit.report.tables import Column
-
-    names = ("tp", "pp", "batch", "microbatches", "prompt_tokens", "new_tokens")
-    columns = [Column(name=n, title=n.split("_")[0], kind="integer") for n in names]
-    if len({row["decode"] for row in rows}) > 1:
-        columns.append(Column(name="decode", title="decode", kind="text"))
-    columns += [
-        Column(name="ttft_ms", title="TTFT ms"),
-        Column(name="tpot_ms", title="TPOT ms"),
-        Column(name="tpot_p05_ms", title="p05"),
-        Column(name="tpot_p95_ms", title="p95"),
-        Column(name="tokens_per_s", title="tokens/s"),
-        Column(name="compute_share", title="compute", kind="percent"),
-        Column(name="comm_share", title="comm", kind="percent"),
-        Column(name="wait_share", title="wait", kind="percent"),
-        Column(name="host_share", title="host", kind="percent"),
-        Column(name="bubble", title="bubble", kind="percent"),
-        Column(name="bottleneck", title="bottleneck", kind="text"),
-        Column(name="total_bytes", title="GiB/rank", scale=1 / GIB),
-        Column(name="fits", title="fits", kind="text"),
-    ]
-    if rows[0]["nodes"] is not None:
-        columns[2:2] = [Column(name="nodes", title="nodes", kind="integer")]
-        columns.append(Column(name="node_hours_per_mtok", title="node-h/Mtok"))
-    if any(row["refused"] for row in rows):
-        columns.append(Column(name="refused", title="refused", kind="text"))
-    return columns
+        deliver(rendered(frame, rates, format.value), out, force=force)
+    first = frame.row(0, named=True)
+    closing(out, f"perfkit memory {model} --tp {first['tp']} --pp {first['pp']}")

@@ -1,14 +1,17 @@
 """Where `perfkit predict` puts the ranks: a system's nodes, the options', or a search's layouts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from perfkit.errors import ConfigError
 from perfkit.predict.best import GOALS, layouts
+from perfkit.predict.gpus import Gpu
 from perfkit.predict.grid import numbers
 from perfkit.predict.network import Network
+from perfkit.predict.rates import Rates, rates_from_calibration, rates_from_gpu
 from perfkit.predict.spec import ModelSpec
+from perfkit.schema import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,3 +86,22 @@ def node_shapes(
                     f"nodes with {gpus_per_node} each. Use --tp {gpus_per_node}.",
                 )
             yield {"tp": [degree], "pp": [stages]}
+
+
+def find_rates(
+    gpu: Gpu | None, calibration: Path | None, dtype: str | None, models_dir: Path | None
+) -> Rates:
+    if calibration is not None:
+        return rates_from_calibration(read_json(calibration), dtype)
+    if gpu is None:
+        raise ConfigError("no rates. Give --gpu ID for peak rates or --calibration FILE.")
+    return rates_from_gpu(gpu, dtype or "bfloat16", models_dir)
+
+
+def known(option: str, text: str, allowed: Sequence[str]) -> list[str]:
+    """The words of a list; ConfigError for one that is not allowed."""
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in allowed:
+            raise ConfigError(f"{option} {word!r} is not known. Use {', '.join(allowed)}.")
+    return words

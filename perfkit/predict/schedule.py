@@ -4,7 +4,7 @@ M microbatches, p stages, T_s seconds of one pass of stage s on one microbatch
 """
 
 from dataclasses import dataclass, fields
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from perfkit.predict.curves import Value
 BOTTLENECKS = ("compute", "memory", "host", "comm")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PassTime:
     """One pass of one rank, in seconds: numbers, or arrays of them for many plans."""
 
@@ -36,12 +36,12 @@ class PassTime:
     host_spread: Value = 0.0
     """standard deviation of log(predicted / measured) of host_s"""
 
-    @property
+    @cached_property
     def host_bound(self) -> Value:
         """On a GPU, whether the device waits for its host."""
         return (not self.one_queue) & (self.host_s > self.device_s + self.comm_s)
 
-    @property
+    @cached_property
     def total_s(self) -> Value:
         """GPU: the slower of its two queues, host and device. CPU: all in turn."""
         queue = self.device_s + self.comm_s
@@ -77,7 +77,7 @@ def slower(one: PassTime, other: PassTime) -> PassTime:
     return PassTime(**values, one_queue=one.one_queue)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Schedule:
     """A phase of the pipeline: passes of every rank, and what they add up to."""
 
@@ -89,12 +89,12 @@ class Schedule:
     return_s: Value = 0.0
     """the chosen token back to the first stage"""
 
-    @property
+    @cached_property
     def stage_s(self) -> list[Value]:
         """T_s: the slowest tensor-parallel rank of each stage; the others wait for it."""
         return [reduce(slower, stage).total_s for stage in self.ranks]
 
-    @property
+    @cached_property
     def slowest(self) -> PassTime:
         return reduce(slower, (rank for stage in self.ranks for rank in stage))
 

@@ -9,6 +9,7 @@ profiler and the run, and the wait of ranks for each other beyond uneven shards.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import reduce
 from statistics import NormalDist
 from typing import Any
 
@@ -90,6 +91,7 @@ def predict(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
     check_plan(spec, rates, plan)
     prefill, decode = prefill_schedule(spec, rates, plan), decode_schedule(spec, rates, plan)
     found = {name: _plain(value) for name, value in outcome(plan, prefill, decode).items()}
+    found["bottleneck"] = BOTTLENECKS[found["bottleneck"]]
     steps = plan.new_tokens - 1
     phases = {
         "prefill": (prefill, plan.microbatches, found["ttft_s"]),
@@ -110,8 +112,9 @@ def predict(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Any]:
 
 
 def outcome(plan: Plan, prefill: Schedule, decode: Schedule) -> dict[str, Value]:
-    """Times, throughput, shares of the slowest rank's pass, and its limit; NaN for a TPOT where
-    there is one new token only, and then shares of the prefill."""
+    """Times, throughput, shares of the slowest rank's pass, and its limit as an index of
+    BOTTLENECKS; NaN for a TPOT where there is one new token only, and then shares of the prefill.
+    """
     steps = plan.new_tokens - 1
     ttft_s, period_s = prefill.fill_s, decode.period_s
     end_to_end_s = ttft_s + steps * period_s
@@ -151,37 +154,75 @@ def interval(name: str, seconds: Value, step: PassTime) -> dict[str, Value]:
 
 def check_plan(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
     """ConfigError for a plan that cannot run, with what to use."""
+    check_mode(spec, rates, plan)
+    reason = why_not(spec, plan.batch, plan.microbatches, plan.prompt_tokens, plan.new_tokens)
+    if reason:
+        raise ConfigError(reason)
+
+
+def check_mode(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
+    """ConfigError for a layout, a mode or rates that rule out every batch."""
     check_layout(spec, tp=plan.tp, pp=plan.pp, split=plan.split, sharding=plan.sharding)
-    for name in ("batch", "microbatches", "prompt_tokens", "new_tokens"):
-        if getattr(plan, name) < 1:
-            raise ConfigError(f"{name}={getattr(plan, name)}: use 1 or more.")
-    if plan.microbatches > plan.batch:
-        raise ConfigError(
-            f"{plan.microbatches} microbatches are more than batch={plan.batch}. "
-            f"Use {plan.batch} or fewer.",
-        )
-    if plan.prompt_tokens + plan.new_tokens > spec.max_positions:
-        raise ConfigError(
-            f"{plan.prompt_tokens} + {plan.new_tokens} tokens are more than the "
-            f"{spec.max_positions} positions of {spec.id}.",
-        )
+    if plan.microbatches < 1:
+        raise ConfigError(f"microbatches={plan.microbatches}: use 1 or more.")
     if plan.decode not in DECODES:
         raise ConfigError(f"decode {plan.decode!r} is not known. Use {' or '.join(DECODES)}.")
     if rates.dtype != plan.dtype:
         raise ConfigError(f"the rates are for {rates.dtype}, but the plan is {plan.dtype}.")
 
 
-def prefill_schedule(spec: ModelSpec, rates: Rates, plan: Plan) -> Schedule:
-    """All prompts of one microbatch in one pass."""
+def why_not(
+    spec: ModelSpec, batch: int, microbatches: int, prompt_tokens: int, new_tokens: int
+) -> str | None:
+    """Why these sequences cannot run; None where they can."""
+    counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    for name, value in counts.items():
+        if value < 1:
+            return f"{name}={value}: use 1 or more."
+    if microbatches > batch:
+        return f"{microbatches} microbatches are more than batch={batch}. Use {batch} or fewer."
+    if prompt_tokens + new_tokens > spec.max_positions:
+        return (
+            f"{prompt_tokens} + {new_tokens} tokens are more than the {spec.max_positions} "
+            f"positions of {spec.id}."
+        )
+    return None
+
+
+def can_run(spec: ModelSpec, plan: Plan) -> Value:
+    """why_not(...) is None, for arrays."""
+    fewest = reduce(np.minimum, (plan.batch, plan.prompt_tokens, plan.new_tokens))
+    whole = plan.prompt_tokens + plan.new_tokens
+    return (fewest >= 1) & (plan.batch >= plan.microbatches) & (whole <= spec.max_positions)
+
+
+def evaluate(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Value]:
+    """What `predict` returns but for the ranks, of all plans that the arrays of `plan` hold.
+
+    Only the first tensor-parallel rank of each stage is timed: its shards are the largest.
+    """
+    phases = (schedule(spec, rates, plan, tp_ranks=1) for schedule in PHASES)
+    return outcome(plan, *phases)
+
+
+def prefill_schedule(
+    spec: ModelSpec, rates: Rates, plan: Plan, *, tp_ranks: int | None = None
+) -> Schedule:
+    """All prompts of one microbatch in one pass; of the first `tp_ranks` of each stage, or all."""
     step = _pass(plan, tokens=plan.prompt_tokens, context=plan.prompt_tokens, eager=True)
-    return _schedule(spec, rates, plan, step)
+    return _schedule(spec, rates, plan, step, tp_ranks)
 
 
-def decode_schedule(spec: ModelSpec, rates: Rates, plan: Plan) -> Schedule:
+def decode_schedule(
+    spec: ModelSpec, rates: Rates, plan: Plan, *, tp_ranks: int | None = None
+) -> Schedule:
     """One new token per sequence; the mean step attends to prompt + new / 2 tokens."""
     context = plan.prompt_tokens + plan.new_tokens / 2
     step = _pass(plan, tokens=1, context=context, eager=plan.decode == "eager")
-    return _schedule(spec, rates, plan, step)
+    return _schedule(spec, rates, plan, step, tp_ranks)
+
+
+PHASES = (prefill_schedule, decode_schedule)
 
 
 def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassTime:
@@ -277,7 +318,9 @@ def _pass(plan: Plan, *, tokens: Value, context: Value, eager: bool) -> Pass:
     )
 
 
-def _schedule(spec: ModelSpec, rates: Rates, plan: Plan, step: Pass) -> Schedule:
+def _schedule(
+    spec: ModelSpec, rates: Rates, plan: Plan, step: Pass, tp_ranks: int | None
+) -> Schedule:
     """Ranks that compute the same are timed once."""
     sends = plan.pp > 1
     times: dict[tuple[Any, ...], PassTime] = {}
@@ -299,7 +342,7 @@ def _schedule(spec: ModelSpec, rates: Rates, plan: Plan, step: Pass) -> Schedule
 
     return Schedule(
         ranks=tuple(
-            tuple(rank_time(tp_rank, stage) for tp_rank in range(plan.tp))
+            tuple(rank_time(tp_rank, stage) for tp_rank in range(tp_ranks or plan.tp))
             for stage in range(plan.pp)
         ),
         microbatches=plan.microbatches,
@@ -328,7 +371,7 @@ def _shares(schedule: Schedule) -> dict[str, Value]:
         "wait_share": step.exposed_wait_s / step.total_s,
         "host_share": (step.exposed_host_s - step.exposed_wait_s) / step.total_s,
         "bubble": schedule.bubble,
-        "bottleneck": np.array(BOTTLENECKS)[bottleneck(step)],
+        "bottleneck": bottleneck(step),
     }
 
 

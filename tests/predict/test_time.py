@@ -1,5 +1,6 @@
 """How long a run takes."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from tiny_configs import TINY, WITH_EXPERTS
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_config, load_spec
 from perfkit.predict.gpus import load_gpu
-from perfkit.predict.grid import numbers, plans, predict_rows
+from perfkit.predict.grid import numbers, predict_frame
 from perfkit.predict.rates import Compute, Link, Rates, rates_from_gpu, scaled
 from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import num_parameters
@@ -114,7 +115,11 @@ def test_the_slower_of_host_and_device_counts_on_a_gpu_and_both_on_a_cpu() -> No
     gpu = PassTime(device_s=2, host_s=3, comm_s=1, flops_bound_s=0, one_queue=False)
     assert (gpu.total_s, gpu.exposed_host_s, BOTTLENECKS[bottleneck(gpu)]) == (3, 0, "memory")
     slower = replace(gpu, host_s=4)
-    assert (slower.total_s, slower.exposed_host_s, BOTTLENECKS[bottleneck(slower)]) == (4, 1, "host")
+    assert (slower.total_s, slower.exposed_host_s, BOTTLENECKS[bottleneck(slower)]) == (
+        4,
+        1,
+        "host",
+    )
     cpu = replace(gpu, one_queue=True)
     assert (cpu.total_s, cpu.exposed_host_s, BOTTLENECKS[bottleneck(cpu)]) == (6, 3, "host")
 
@@ -259,11 +264,59 @@ def test_a_plan_that_cannot_run_says_why(change: dict[str, Any], message: str) -
 
 
 def test_a_refused_layout_is_a_row_with_the_reason() -> None:
-    rows = predict_rows(LLAMA_70B, H200, plans({"tp": [8, 16]}), capacity_bytes=150 * 10**9)
+    frame = predict_frame(LLAMA_70B, H200, {"tp": [8, 16]}, capacity_bytes=150 * 10**9)
+    rows = frame.to_dicts()
     assert rows[0]["refused"] is None
     assert rows[0]["fits"] == "fits"
     assert rows[1]["ttft_ms"] is None
     assert "8 kv heads" in rows[1]["refused"]
+
+
+GRID: dict[str, list[Any]] = {
+    "tp": [1, 2, 8],
+    "pp": [1, 3],
+    "batch": [1, 5, 32],
+    "prompt_tokens": [16, 2048],
+    "new_tokens": [1, 33],
+    "decode": ["eager", "graph"],
+}
+
+
+@pytest.mark.parametrize("model", ["llama-3.3-70b", "gemma-2-9b", "qwen3-8b"])
+def test_a_row_of_a_grid_is_what_the_plan_alone_gives(model: str) -> None:
+    spec = load_spec(model)
+    for row in predict_frame(spec, H200, GRID, capacity_bytes=150 * 10**9).to_dicts():
+        names = ("tp", "pp", "batch", "microbatches", "prompt_tokens", "new_tokens", "decode")
+        plan = Plan(**{name: row[name] for name in names})
+        assert row["microbatches"] == min(row["pp"], row["batch"])
+        if row["refused"] is not None:
+            with pytest.raises(ConfigError, match=re.escape(row["refused"])):
+                predict(spec, H200, plan)
+            continue
+        alone = predict(spec, H200, plan)
+        for name in ("ttft", "tpot", "tpot_p05", "tpot_p95", "end_to_end"):
+            seconds = alone[f"{name}_s"]
+            assert row[f"{name}_ms"] == (seconds and pytest.approx(1e3 * seconds))
+        for name in ("tokens_per_s", "compute_share", "wait_share", "bubble"):
+            assert row[name] == pytest.approx(alone[name])
+        assert row["bottleneck"] == alone["bottleneck"]
+        parts = ("weights_bytes", "kv_bytes", "activation_bytes", "overhead_bytes")
+        fullest = max(sum(rank[part] for part in parts) for rank in alone["ranks"])
+        assert row["total_bytes"] == pytest.approx(fullest)
+
+
+def test_rows_are_in_the_order_of_the_axes() -> None:
+    frame = predict_frame(LLAMA_8B, H200, GRID)
+    keys = frame.select("tp", "pp", "batch", "prompt_tokens", "new_tokens").rows()
+    assert keys == sorted(keys)
+    assert frame.height == 3 * 2 * 3 * 2 * 2 * 2
+
+
+def test_more_microbatches_than_sequences_are_refused_row_by_row() -> None:
+    axes = {"batch": [1, 4], "microbatches": [2], "pp": [2]}
+    first, second = predict_frame(LLAMA_8B, H200, axes)["refused"]
+    assert first == "2 microbatches are more than batch=1. Use 1 or fewer."
+    assert second is None
 
 
 @pytest.mark.parametrize("family", WITH_EXPERTS)
