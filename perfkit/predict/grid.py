@@ -50,18 +50,15 @@ ROWS = (
     *("total_bytes", "capacity_bytes", "fits", "note", "refused", "nodes", "node_hours_per_mtok"),
 )
 """columns of a prediction; null where a plan cannot run, `refused` says why"""
-SMALL: dict[str, Any] = {
-    "order": pl.Int64,
-    **dict.fromkeys(("tp", "pp", "microbatches"), pl.Int32),
-    **dict.fromkeys(("batch", "prompt_tokens", "new_tokens"), pl.Int64),
-    "decode": pl.Enum(DECODES),
-    **{f"{name}_ms": pl.Float64 for name in TIMES},
-    **dict.fromkeys(RESULTS[:-1], pl.Float64),
-    **dict.fromkeys((*MEMORY_PARTS, "total_bytes"), pl.Float64),
-    **dict.fromkeys(("bottleneck", "fits"), pl.UInt32),  # places in their lists of words
-    "refused": pl.String,
-}
-VERDICTS = ("fits", "tight", "does not fit")
+FLOATS = (
+    *(f"{name}_ms" for name in TIMES),
+    *RESULTS[:-1],
+    *MEMORY_PARTS,
+    "total_bytes",
+)
+WORDS = {"bottleneck": BOTTLENECKS, "fits": ("fits", "tight", "does not fit"), "decode": DECODES}
+"""columns that hold the place of a word; -1 for none"""
+COUNTS = ("tp", "pp", "microbatches", "batch", "prompt_tokens", "new_tokens")
 
 Columns = dict[str, Any]
 
@@ -93,17 +90,50 @@ def predict_frame(
     nulls. With a network also nodes, and node_hours_per_mtok: whole nodes for a million new tokens.
     """
 
-    def frames_of(block: Block) -> list[pl.DataFrame]:
-        layout = {name: pl.lit(value) for name, value in _layout(block.plan).items()}
-        return [
-            pl.DataFrame(columns, schema_overrides=SMALL).with_columns(**layout)
-            for columns in _evaluated(spec, rates, block, capacity_bytes)
-        ]
+    lengths = _lengths(axes)
+    table = Table(int(np.prod(lengths)))
 
-    with ThreadPoolExecutor(num_cores()) as pool:  # numpy and polars run outside Python's lock
-        frames = [frame for found in pool.map(frames_of, blocks(axes)) for frame in found]
-    whole = pl.concat([pl.DataFrame(schema=SMALL), *frames], how="diagonal_relaxed").sort("order")
-    return _finished(whole, spec, rates, axes, capacity_bytes, network)
+    def fill(block: Block) -> None:
+        _fill(table, spec, rates, block, capacity_bytes)
+
+    with ThreadPoolExecutor(num_cores()) as pool:  # numpy works outside Python's lock
+        list(pool.map(fill, blocks(axes)))
+    return _finished(table.frame(), spec, rates, axes, capacity_bytes, network)
+
+
+class Table:
+    """The grid's columns, one array each, which blocks of rows are written into."""
+
+    def __init__(self, rows: int) -> None:
+        self.floats = {name: np.full(rows, np.nan) for name in FLOATS}
+        self.words = {name: np.full(rows, -1, dtype=np.int8) for name in WORDS}
+        self.counts = {name: np.zeros(rows, dtype=np.int64) for name in COUNTS}
+        self.refused: dict[int, str] = {}
+
+    def write(self, order: Any, values: Columns) -> None:
+        for name, found in values.items():
+            for columns in (self.floats, self.words, self.counts):
+                if name in columns:
+                    columns[name][order] = found
+
+    def refuse(self, order: Any, reasons: Iterable[str]) -> None:
+        """No results for these rows: why not."""
+        for column in self.floats.values():
+            column[order] = np.nan
+        for name in ("bottleneck", "fits"):
+            self.words[name][order] = -1
+        self.refused |= dict(zip(order.tolist(), reasons, strict=True))
+
+    def frame(self) -> pl.DataFrame:
+        found = pl.DataFrame({**self.counts, **self.words, **self.floats})
+        reasons = pl.DataFrame(
+            {"row": list(self.refused), "refused": list(self.refused.values())},
+            schema={"row": pl.UInt32, "refused": pl.String},
+        )
+        if not self.refused:
+            return found.with_columns(refused=pl.lit(None, pl.String))
+        numbered = found.with_row_index("row")
+        return numbered.join(reasons, on="row", how="left", maintain_order="left").drop("row")
 
 
 def _finished(
@@ -124,24 +154,22 @@ def _finished(
     }
     notes = {tp: layout_note(spec, tp) for tp in axes.get("tp", [1]) if tp <= spec.num_kv_heads}
     told = {tp: note for tp, note in notes.items() if note}
-    nodes, times = pl.lit(None, pl.Int64), [f"{name}_ms" for name in TIMES]
+    nodes = pl.lit(None, pl.Int64)
     if network:
-        nodes = (pl.col("num_gpus") + network.gpus_per_node - 1) // network.gpus_per_node
+        nodes = (pl.col("tp") * pl.col("pp") + network.gpus_per_node - 1) // network.gpus_per_node
     return (
         found.with_columns(
+            pl.col(FLOATS).fill_nan(None),
+            *(_words(name, words) for name, words in WORDS.items()),
             **{name: pl.lit(word, pl.Enum([word])) for name, word in shared.items()},
-            num_gpus=pl.col("tp").cast(pl.Int64) * pl.col("pp"),
-            bottleneck=_words("bottleneck", BOTTLENECKS),
-            fits=_words("fits", VERDICTS),
+            num_gpus=pl.col("tp") * pl.col("pp"),
             capacity_bytes=pl.lit(capacity_bytes, pl.Int64),
             note=pl.col("tp").replace_strict(told, default=None, return_dtype=pl.String)
             if told
             else pl.lit(None, pl.String),
+            nodes=nodes,
         )
-        .with_columns(pl.col(times).fill_nan(None), nodes=nodes)
-        .with_columns(
-            node_hours_per_mtok=pl.col("nodes") * 1e6 / pl.col("tokens_per_s") / 3600,
-        )
+        .with_columns(node_hours_per_mtok=pl.col("nodes") * 1e6 / pl.col("tokens_per_s") / 3600)
         .select(ROWS)
     )
 
@@ -149,14 +177,21 @@ def _finished(
 def _words(name: str, words: Sequence[str]) -> pl.Expr:
     """The words whose places a column has."""
     places = list(range(len(words)))
-    return pl.col(name).replace_strict(places, list(words), return_dtype=pl.Enum(words))
+    found = pl.col(name).replace_strict(
+        places, list(words), default=None, return_dtype=pl.Enum(words)
+    )
+    return found.alias(name)
+
+
+def _lengths(axes: Mapping[str, Sequence[Any]]) -> list[int]:
+    return [len(axes.get(name, [None])) for name in AXES]
 
 
 def blocks(axes: Mapping[str, Sequence[Any]]) -> Iterator[Block]:
     """The grid, cut into layouts: tp, pp, decode and microbatches are one value each."""
     values = {name: list(axes.get(name, [getattr(Plan(), name)])) for name in AXES[:-1]}
     given = list(axes.get("microbatches", [None]))
-    lengths = [*(len(found) for found in values.values()), len(given)]
+    lengths = _lengths(axes)
     places = np.arange(int(np.prod(lengths))).reshape(lengths)
     rest = {name: axes[name][0] for name in axes if name not in AXES}
     batch, prompt, new = np.ix_(
@@ -182,37 +217,32 @@ def blocks(axes: Mapping[str, Sequence[Any]]) -> Iterator[Block]:
             yield Block(plan, order[here])
 
 
-def _evaluated(
-    spec: ModelSpec, rates: Rates, block: Block, capacity_bytes: int | None
-) -> Iterator[Columns]:
-    """The block's rows that can run, and those that cannot with the reason of each."""
-    plan, shape = block.plan, block.order.shape
+def _fill(
+    table: Table, spec: ModelSpec, rates: Rates, block: Block, capacity_bytes: int | None
+) -> None:
+    """The block's rows that can run, and the reason of each that cannot."""
+    plan, order = block.plan, block.order
     inputs = {name: getattr(plan, name) for name in ("batch", "prompt_tokens", "new_tokens")}
-    able = np.broadcast_to(can_run(spec, plan), shape)
+    layout = {"tp": plan.tp, "pp": plan.pp, "microbatches": plan.microbatches}
+    mode = DECODES.index(plan.decode) if plan.decode in DECODES else -1
+    table.write(order, {**inputs, **layout, "decode": mode})
+    able = np.broadcast_to(can_run(spec, plan), order.shape)
     try:
         check_mode(spec, rates, plan)
-        # Rows that cannot run are computed with the others, from lengths that break no formula.
-        safe = replace(plan, **{name: np.maximum(1, sizes) for name, sizes in inputs.items()})
-        found = _columns(spec, rates, safe, capacity_bytes) if able.any() else {}
+        if able.any():
+            # Rows that cannot run are computed with the others, from lengths that fit a formula.
+            safe = replace(plan, **{name: np.maximum(1, sizes) for name, sizes in inputs.items()})
+            table.write(order, _columns(spec, rates, safe, capacity_bytes))
     except ConfigError as error:
-        yield {**_chosen({**inputs, "order": block.order}, shape, True), "refused": str(error)}
+        table.refuse(order.ravel(), itertools.repeat(str(error), order.size))
         return
-    columns = {**found, **inputs, "order": block.order}
-    if able.any():
-        yield _chosen(columns, shape, able)
     if not able.all():
-        left = _chosen({**inputs, "order": block.order}, shape, ~able)
-        rows = zip(*(left[name].tolist() for name in inputs), strict=True)
-        reasons = [
-            why_not(spec, batch, plan.microbatches, prompt, new) for batch, prompt, new in rows
-        ]
-        yield {**left, "refused": reasons}
-
-
-def _chosen(columns: Columns, shape: tuple[int, ...], rows: Any) -> Columns:
-    """Each column over the whole cube, the chosen rows of it."""
-    rows = np.broadcast_to(rows, shape)
-    return {name: np.broadcast_to(values, shape)[rows] for name, values in columns.items()}
+        left = [np.broadcast_to(sizes, order.shape)[~able].tolist() for sizes in inputs.values()]
+        reasons = (
+            why_not(spec, batch, plan.microbatches, prompt, new) or ""
+            for batch, prompt, new in zip(*left, strict=True)
+        )
+        table.refuse(order[~able], reasons)
 
 
 def _columns(spec: ModelSpec, rates: Rates, plan: Plan, capacity_bytes: int | None) -> Columns:
@@ -246,15 +276,6 @@ def _fits(total: Any, capacity_bytes: int | None) -> Columns:
         return {}
     verdicts = (total * ALLOCATOR_SLACK > capacity_bytes).astype(int) + (total > capacity_bytes)
     return {"fits": verdicts}
-
-
-def _layout(plan: Plan) -> Columns:
-    return {
-        "tp": plan.tp,
-        "pp": plan.pp,
-        "microbatches": plan.microbatches,
-        "decode": plan.decode,
-    }
 
 
 def numbers(text: str, option: str) -> list[int]:

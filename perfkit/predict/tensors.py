@@ -8,6 +8,7 @@ cuts every expert along F. `hf-tp` cuts what Hugging Face's plan of the family n
 sizes. Standard library only.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -122,10 +123,20 @@ def local_tensors(
     first = first_tensors(spec) if pp_rank == 0 else ()
     shared_head = spec.tied and tp == 1 and pp == 1
     last = last_tensors(spec, with_head=not shared_head) if pp_rank == pp - 1 else ()
+    inner = [_layer_shards(spec, layer, tp, tp_rank, sharding) for layer in layers]
+    before, after = ([_shard(one, spec, tp, tp_rank) for one in ends] for ends in (first, last))
+    return (*before, *itertools.chain.from_iterable(inner), *after)
+
+
+@lru_cache(maxsize=4096)
+def _layer_shards(
+    spec: ModelSpec, layer: int, tp: int, tp_rank: int, sharding: str
+) -> tuple[TensorSpec, ...]:
+    """One layer's tensors as a rank holds them: the same in every pipeline."""
     kept = WHOLE_IN_PLAN.get(spec.model_type) if sharding == "hf-tp" else None
     return tuple(
         tensor if kept and kept in tensor.name else _shard(tensor, spec, tp, tp_rank)
-        for tensor in (*first, *_of_layers(spec, layers), *last)
+        for tensor in layer_tensors(spec, layer)
     )
 
 
