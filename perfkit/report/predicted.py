@@ -12,6 +12,18 @@ from perfkit.predict.memory import GIB
 from perfkit.predict.rates import MICROBENCHMARK, Rates
 from perfkit.report.tables import Column, render
 
+COUNTS = {
+    "batch": "batch",
+    "microbatches": "in flight",
+    "prompt_tokens": "prompt",
+    "new_tokens": "new",
+}
+SHARES_OF_SEVERAL = (
+    Column(name="comm_share", title="comm", kind="percent"),
+    Column(name="wait_share", title="wait", kind="percent"),
+)
+BUBBLE = (Column(name="bubble", title="bubble", kind="percent"),)
+
 
 def write_parquet(frame: pl.DataFrame, out: Path) -> None:
     """Words as plain strings: every reader of parquet knows those."""
@@ -58,16 +70,34 @@ def rendered(frame: pl.DataFrame, rates: Rates, fmt: str) -> str:
         marks = {reason: f"[{mark}]" for mark, reason in enumerate(_reasons(frame), start=1)}
         frame = frame.with_columns(pl.col("refused").replace(marks))
     extra = {"kind": "predicted", "provenance": dict(rates.provenance)}
-    title = f"Predicted, {rates.name}, {rates.dtype}, rates: {rates.summary}"
+    title = ", ".join(
+        (f"Predicted, {rates.name}, {rates.dtype}, rates: {rates.summary}", *_shared(frame))
+    )
     return render(frame, columns, fmt, title=title, extra=extra)
 
 
+def _shared(frame: pl.DataFrame) -> list[str]:
+    """Inputs that are the same in every row: said once, above the table."""
+    first = frame.row(0, named=True)
+    words = [f"{title} {first[name]:,}" for name, title in COUNTS.items() if _same(frame, name)]
+    return [*words, f"{first['decode']} steps"] if _same(frame, "decode") else words
+
+
+def _same(frame: pl.DataFrame, name: str) -> bool:
+    return frame[name].n_unique() == 1
+
+
 def _columns(frame: pl.DataFrame) -> list[Column]:
-    """Inputs that vary or matter, results, memory; `refused` only where there is one."""
-    names = ("tp", "pp", "batch", "microbatches", "prompt_tokens", "new_tokens")
-    columns = [Column(name=n, title=n.split("_")[0], kind="integer") for n in names]
-    if frame["decode"].n_unique() > 1:
+    """Layout, inputs that vary, results, memory; `refused` only where there is one."""
+    columns = [Column(name=name, title=name, kind="integer") for name in ("tp", "pp")]
+    columns += [
+        Column(name=name, title=title, kind="integer")
+        for name, title in COUNTS.items()
+        if not _same(frame, name)
+    ]
+    if not _same(frame, "decode"):
         columns.append(Column(name="decode", title="decode", kind="text"))
+    over_ranks = frame["num_gpus"].max() != 1
     columns += [
         Column(name="ttft_ms", title="TTFT ms"),
         Column(name="tpot_ms", title="TPOT ms"),
@@ -75,10 +105,9 @@ def _columns(frame: pl.DataFrame) -> list[Column]:
         Column(name="tpot_p95_ms", title="p95"),
         Column(name="tokens_per_s", title="tokens/s"),
         Column(name="compute_share", title="compute", kind="percent"),
-        Column(name="comm_share", title="comm", kind="percent"),
-        Column(name="wait_share", title="wait", kind="percent"),
+        *(SHARES_OF_SEVERAL if over_ranks else ()),
         Column(name="host_share", title="host", kind="percent"),
-        Column(name="bubble", title="bubble", kind="percent"),
+        *(BUBBLE if frame["pp"].max() != 1 else ()),
         Column(name="bottleneck", title="bottleneck", kind="text"),
         Column(name="total_bytes", title="GiB/rank", scale=1 / GIB),
         Column(name="fits", title="fits", kind="text"),
