@@ -13,6 +13,7 @@ from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_config, load_spec
 from perfkit.predict.gpus import load_gpu
 from perfkit.predict.grid import numbers, predict_frame
+from perfkit.predict.network import Network
 from perfkit.predict.rates import Compute, Link, Rates, rates_from_gpu, scaled
 from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import num_parameters
@@ -213,6 +214,24 @@ def test_twice_as_fast_a_machine_takes_half_the_time(
     slow, fast = predict(LLAMA_8B, rates, plan), predict(LLAMA_8B, scaled(rates, 2), plan)
     assert fast["ttft_s"] == pytest.approx(slow["ttft_s"] / 2)
     assert fast["tpot_s"] == pytest.approx(slow["tpot_s"] / 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tp=st.sampled_from([1, 2, 4, 8]),
+    pp=st.integers(1, 3),
+    batch=st.sampled_from([4, 32]),
+    decode=st.sampled_from(["eager", "graph"]),
+    over_nodes=st.booleans(),
+)
+def test_twice_as_fast_curves_take_half_the_time(
+    tp: int, pp: int, batch: int, decode: str, over_nodes: bool
+) -> None:
+    network = Network(gpus_per_node=2, bytes_per_s=1e10) if over_nodes else None
+    rates, plan = replace(H200, network=network), Plan(tp=tp, pp=pp, batch=batch, decode=decode)
+    slow, fast = predict(LLAMA_8B, rates, plan), predict(LLAMA_8B, scaled(rates, 2), plan)
+    for name in ("ttft_s", "ttft_p95_s", "tpot_s", "tpot_p05_s", "end_to_end_s"):
+        assert fast[name] == pytest.approx(slow[name] / 2)
 
 
 @settings(max_examples=25, deadline=None)
