@@ -16,6 +16,7 @@ from perfkit.ingest.frames import QUALITY, finding
 from perfkit.measures import memory_in_use
 from perfkit.predict.gpus import gpu_of_device, load_gpu
 from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
+from perfkit.predict.spec import dtype_bytes
 from perfkit.predict.time import predict_run
 from perfkit.schema import RunFolder, read_json
 from perfkit.timeline.analysis import Analysis, analyze_run
@@ -24,10 +25,13 @@ HEADLINE = pl.Schema(
     {
         "measure": pl.String,  # ttft_s, tpot_s, e2e_s, tokens_per_s
         "predicted": pl.Float64,  # seconds, or tokens per second
+        "predicted_p05": pl.Float64,  # ends of the 90 % interval; null where there is none
+        "predicted_p95": pl.Float64,
         "measured": pl.Float64,  # median of the timed passes; null when not measured
         "measured_min": pl.Float64,
         "measured_max": pl.Float64,
         "error": pl.Float64,  # (predicted - measured) / measured
+        "covered": pl.Boolean,  # whether the interval holds the measured median
     }
 )
 SPLIT = pl.Schema(
@@ -106,7 +110,11 @@ def compare_run(
         headline=headline,
         split=split_table(prediction, analysis),
         memory=memory_table(prediction, path),
-        warnings=[*analysis.warnings, *doubts(run, headline)],
+        warnings=[
+            *analysis.warnings,
+            *doubts(run, headline),
+            *faster_than_bound(run, prediction, rates, headline),
+        ],
     )
 
 
@@ -183,14 +191,18 @@ def headline_table(prediction: Mapping[str, Any], analysis: Analysis) -> pl.Data
         predicted, found = prediction[predicted_name], measured.get(measure, {})
         value = found.get("median")
         known = predicted is not None and value
+        low, high = (prediction.get(f"{measure[:-2]}_{end}_s") for end in ("p05", "p95"))
         rows.append(
             {
                 "measure": measure,
                 "predicted": predicted,
+                "predicted_p05": low,
+                "predicted_p95": high,
                 "measured": value,
                 "measured_min": found.get("min"),
                 "measured_max": found.get("max"),
                 "error": (predicted - value) / value if known else None,
+                "covered": low <= value <= high if value and low and high else None,
             }
         )
     return pl.DataFrame(rows, schema=HEADLINE)
@@ -253,6 +265,32 @@ def doubts(run: Mapping[str, Any], headline: pl.DataFrame) -> list[str]:
     if run["config"]["load"] == "dummy":
         found.append("weights were random (--load dummy): times hold, text does not")
     return found
+
+
+def faster_than_bound(
+    run: Mapping[str, Any], prediction: Mapping[str, Any], rates: Rates, headline: pl.DataFrame
+) -> list[str]:
+    """A token cannot take less than M readings of a rank's weights at full memory bandwidth.
+
+    Without the embedding table, of which a step reads a few rows. Then the run did not do what it
+    says, or the rates are of another machine.
+    """
+    model = run["model"]["config"]
+    table = 0
+    if not model.get("tie_word_embeddings"):
+        values = int(model.get("vocab_size", 0)) * int(model.get("hidden_size", 0))
+        table = values * dtype_bytes(run["config"]["dtype"])
+    held = max(
+        rank["weights_bytes"] - (table if rank["stage"] == 0 else 0) for rank in prediction["ranks"]
+    )
+    bound_s = run["config"]["microbatches"] * held / rates.compute[0].read_bytes_per_s
+    measured = headline.filter(measure="tpot_s")["measured"][0]
+    if measured is None or measured >= bound_s:
+        return []
+    return [
+        f"faster than the bound: a token took {1e3 * measured:.3g} ms, reading the weights takes "
+        f"{1e3 * bound_s:.3g} ms. The run or the rates are not what they seem",
+    ]
 
 
 def write_tables(comparison: Comparison, path: Path) -> Path:

@@ -12,10 +12,13 @@ from perfkit.report.time_split import MEASURES, headline, warning_lines
 HEADLINE = (
     Column(name="title", title="", kind="text"),
     Column(name="predicted", title="predicted"),
+    Column(name="predicted_p05", title="p05"),
+    Column(name="predicted_p95", title="p95"),
     Column(name="measured", title="measured"),
     Column(name="measured_min", title="min"),
     Column(name="measured_max", title="max"),
     Column(name="error", title="error", kind="signed"),
+    Column(name="within", title="in 90 % interval", kind="text"),
 )
 SPLIT = (
     Column(name="rank", title="rank", kind="integer"),
@@ -72,8 +75,13 @@ def readable(headline: pl.DataFrame) -> pl.DataFrame:
     """The headline in the units of its titles: milliseconds, tokens per second."""
     scale = pl.col("measure").replace_strict({k: v[1] for k, v in MEASURES.items()})
     title = pl.col("measure").replace_strict({k: v[0] for k, v in MEASURES.items()})
-    values = ("predicted", "measured", "measured_min", "measured_max")
-    return headline.with_columns(title.alias("title"), *(pl.col(v) * scale for v in values))
+    ends = ("predicted_p05", "predicted_p95", "measured_min", "measured_max")
+    within = pl.when("covered").then(pl.lit("yes")).when(~pl.col("covered")).then(pl.lit("no"))
+    return headline.with_columns(
+        title.alias("title"),
+        *(pl.col(value) * scale for value in ("predicted", "measured", *ends)),
+        within=within,
+    )
 
 
 def _sections(comparison: Comparison, fmt: str) -> Iterator[str]:

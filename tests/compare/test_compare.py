@@ -78,3 +78,24 @@ def test_empty_outputs_leave_the_lengths_that_were_asked_for(tmp_path: Path) -> 
 def test_weights_in_8_bits_are_not_predicted_as_if_they_were_16() -> None:
     with pytest.raises(ConfigError, match="held its weights as int8"):
         compare_run(Path(__file__).parents[2] / "traces" / "h100-8b-int8")
+
+
+TRACES = Path(__file__).parents[2] / "traces"
+
+
+def test_a_comparison_says_whether_the_interval_holds_the_measurement() -> None:
+    rows = compare_run(TRACES / "h200-8b-tp2-b8-graph").headline.to_dicts()
+    tpot = next(row for row in rows if row["measure"] == "tpot_s")
+    assert tpot["predicted_p05"] < tpot["predicted"] < tpot["predicted_p95"]
+    assert tpot["covered"] is (tpot["predicted_p05"] <= tpot["measured"] <= tpot["predicted_p95"])
+    throughput = next(row for row in rows if row["measure"] == "tokens_per_s")
+    assert (throughput["predicted_p05"], throughput["covered"]) == (None, None)
+
+
+def test_a_run_that_is_faster_than_its_memory_is_doubted() -> None:
+    """Captured steps on an H200 beside the rates of an L40S, whose memory is 5.6 times slower."""
+    own = compare_run(TRACES / "h200-8b-tp1-b8-graph")
+    assert not any("faster than the bound" in warning for warning in own.warnings)
+    other = compare_run(TRACES / "h200-8b-tp1-b8-graph", gpu="l40s")
+    (doubt,) = (warning for warning in other.warnings if "faster than the bound" in warning)
+    assert "a token took 5.32 ms, reading the weights takes" in doubt
