@@ -11,13 +11,14 @@ from typing import Any
 
 import polars as pl
 
+from perfkit.compare.classes import class_table
 from perfkit.errors import ConfigError
 from perfkit.ingest.frames import QUALITY, finding
 from perfkit.measures import memory_in_use
 from perfkit.predict.gpus import gpu_of_device, load_gpu
 from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
-from perfkit.predict.spec import dtype_bytes
-from perfkit.predict.time import predict_run
+from perfkit.predict.spec import dtype_bytes, spec_from_config
+from perfkit.predict.time import Plan, predict
 from perfkit.schema import RunFolder, read_json
 from perfkit.timeline.analysis import Analysis, analyze_run
 
@@ -72,6 +73,8 @@ class Comparison:
     headline: pl.DataFrame
     split: pl.DataFrame
     memory: pl.DataFrame
+    classes: pl.DataFrame
+    """kernels by class, where there is a trace (compare/classes.py)"""
     warnings: list[str]
 
 
@@ -98,9 +101,9 @@ def compare_run(
             f"See what was measured with: perfkit analyze {path}"
         )
     rates, source = find_rates(path, run, calibration, gpu, models_dir)
-    prediction = predict_run(
-        run["model"]["config"], rates, model_id=run["model"]["id"], **plan_of(path, run)
-    )
+    plan = Plan(**plan_of(path, run))
+    spec = spec_from_config(run["model"]["config"], model_id=run["model"]["id"])
+    prediction = predict(spec, rates, plan)
     headline = headline_table(prediction, analysis)
     return Comparison(
         analysis=analysis,
@@ -110,6 +113,7 @@ def compare_run(
         headline=headline,
         split=split_table(prediction, analysis),
         memory=memory_table(prediction, path),
+        classes=class_table(analysis, spec, rates, plan),
         warnings=[
             *analysis.warnings,
             *doubts(run, headline),
@@ -303,6 +307,7 @@ def write_tables(comparison: Comparison, path: Path) -> Path:
         "headline": comparison.headline,
         "split": comparison.split,
         "memory": comparison.memory,
+        "classes": comparison.classes,
         "quality": quality,
     }
     try:

@@ -209,17 +209,14 @@ def prefill_schedule(
     spec: ModelSpec, rates: Rates, plan: Plan, *, tp_ranks: int | None = None
 ) -> Schedule:
     """All prompts of one microbatch in one pass; of the first `tp_ranks` of each stage, or all."""
-    step = _pass(plan, tokens=plan.prompt_tokens, context=plan.prompt_tokens, eager=True)
-    return _schedule(spec, rates, plan, step, tp_ranks)
+    return _schedule(spec, rates, plan, prefill_pass(plan), tp_ranks)
 
 
 def decode_schedule(
     spec: ModelSpec, rates: Rates, plan: Plan, *, tp_ranks: int | None = None
 ) -> Schedule:
     """One new token per sequence; the mean step attends to prompt + new / 2 tokens."""
-    context = plan.prompt_tokens + plan.new_tokens / 2
-    step = _pass(plan, tokens=1, context=context, eager=plan.decode == "eager")
-    return _schedule(spec, rates, plan, step, tp_ranks)
+    return _schedule(spec, rates, plan, decode_pass(plan), tp_ranks)
 
 
 PHASES = (prefill_schedule, decode_schedule)
@@ -251,6 +248,29 @@ def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassT
         device_error_s=np.sqrt(variance),
         host_spread=spread.get("host", UNKNOWN_SPREAD),
     )
+
+
+def class_seconds(
+    spec: ModelSpec, rates: Rates, plan: Plan, phase: str, *, tp_rank: int, pp_rank: int
+) -> dict[str, float]:
+    """Seconds of one rank's kernels in one pass, by kind, and of its all-reduces as `comm`."""
+    compute = rates.at(plan.active_ranks)
+    step = prefill_pass(plan) if phase == "prefill" else decode_pass(plan)
+    shard = Shard(
+        tp=plan.tp,
+        pp=plan.pp,
+        tp_rank=tp_rank,
+        pp_rank=pp_rank,
+        split=plan.split,
+        sharding=plan.sharding,
+    )
+    work = pass_work(spec, shard, step)
+    found: dict[str, float] = {}
+    for kernel in work.kernels:
+        seconds = kernel.count * float(kernel_time(kernel, compute)[0])
+        found[kernel.kind] = found.get(kernel.kind, 0.0) + seconds
+    reduces = (n * float(rates.all_reduce_s(plan.tp, size)) for n, size in work.all_reduces)
+    return {**found, "comm": sum(reduces)}
 
 
 def spread_of(kernel: Kernels, spread: Mapping[str, float]) -> Value:
@@ -306,6 +326,17 @@ def curve_seconds(kernel: Kernels, curves: Curves) -> Value:
         case _:
             stream: Stream = getattr(curves, kernel.kind)
             return stream.seconds(kernel.num_bytes)
+
+
+def prefill_pass(plan: Plan) -> Pass:
+    """A whole prompt: eager in every mode."""
+    return _pass(plan, tokens=plan.prompt_tokens, context=plan.prompt_tokens, eager=True)
+
+
+def decode_pass(plan: Plan) -> Pass:
+    """The mean decode step."""
+    context = plan.prompt_tokens + plan.new_tokens / 2
+    return _pass(plan, tokens=1, context=context, eager=plan.decode == "eager")
 
 
 def _pass(plan: Plan, *, tokens: Value, context: Value, eager: bool) -> Pass:

@@ -37,6 +37,14 @@ MEMORY = (
     Column(name="predicted_total_bytes", title="predicted in use [MiB]", scale=2**-20),
     Column(name="measured_total_bytes", title="measured", scale=2**-20),
 )
+CLASSES = (
+    Column(name="rank", title="rank", kind="integer"),
+    Column(name="phase", title="one pass of", kind="text"),
+    Column(name="class", title="kernels", kind="text"),
+    Column(name="predicted_s", title="predicted [ms]", scale=1e3),
+    Column(name="measured_s", title="traced", scale=1e3),
+    Column(name="error", title="error", kind="signed"),
+)
 SPLIT_NOTE = (
     "measured compute is from the captured pass, which the profiler slows; measured communication "
     "has the waiting for other ranks in it, predicted communication has none"
@@ -67,6 +75,7 @@ def document(comparison: Comparison) -> dict[str, object]:
         "headline": comparison.headline.to_dicts(),
         "split": comparison.split.to_dicts(),
         "memory": comparison.memory.to_dicts(),
+        "classes": comparison.classes.to_dicts(),
         "warnings": comparison.warnings,
     }
 
@@ -91,5 +100,7 @@ def _sections(comparison: Comparison, fmt: str) -> Iterator[str]:
     yield render(readable(comparison.headline), HEADLINE, fmt)
     yield render(comparison.split, SPLIT, fmt)
     yield f"{SPLIT_NOTE}\n"
+    if not comparison.classes.is_empty():
+        yield render(comparison.classes, CLASSES, fmt)
     yield render(comparison.memory, MEMORY, fmt)
     yield from warning_lines(comparison.warnings, fmt)
