@@ -77,7 +77,7 @@ def command(
     from perfkit.predict.changes import changed
     from perfkit.predict.gpus import load_gpu
     from perfkit.predict.grid import numbers, predict_frame
-    from perfkit.predict.time import DECODES
+    from perfkit.predict.plan import DECODES
     from perfkit.report.predicted import rendered, told, write_parquet
 
     check_free(out, force=force)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perfkit.predict.passes import class_seconds
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import Rates
 from perfkit.predict.spec import ModelSpec
-from perfkit.predict.time import Plan, class_seconds
 from perfkit.timeline.analysis import Analysis
 from perfkit.timeline.windows import on_gpu, windows_of
 

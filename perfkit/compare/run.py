@@ -16,9 +16,10 @@ from perfkit.errors import ConfigError
 from perfkit.ingest.frames import QUALITY, finding
 from perfkit.measures import memory_in_use
 from perfkit.predict.gpus import gpu_of_device, load_gpu
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
 from perfkit.predict.spec import dtype_bytes, spec_from_config
-from perfkit.predict.time import Plan, predict
+from perfkit.predict.time import predict
 from perfkit.schema import RunFolder, read_json
 from perfkit.timeline.analysis import Analysis, analyze_run
 

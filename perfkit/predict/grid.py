@@ -13,11 +13,12 @@ from perfkit.errors import ConfigError
 from perfkit.executors import num_cores
 from perfkit.predict.memory import ALLOCATOR_SLACK, rank_parts
 from perfkit.predict.network import Network
+from perfkit.predict.plan import DECODES, Plan, can_run, check_mode, why_not, workload
 from perfkit.predict.rates import Rates
 from perfkit.predict.schedule import BOTTLENECKS
 from perfkit.predict.spec import ModelSpec
 from perfkit.predict.tensors import layout_note
-from perfkit.predict.time import DECODES, Plan, can_run, check_mode, evaluate, why_not, workload
+from perfkit.predict.time import evaluate
 
 MEMORY_PARTS = ("weights_bytes", "kv_bytes", "activation_bytes", "overhead_bytes")
 TIMES = (

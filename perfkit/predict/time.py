@@ -8,63 +8,26 @@ profiler and the run, and the wait of ranks for each other beyond uneven shards.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import reduce
+from dataclasses import asdict
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from perfkit.errors import ConfigError
-from perfkit.predict.curves import Curves, Stream, Value
-from perfkit.predict.memory import Workload, rank_parts
-from perfkit.predict.rates import Compute, Rates
+from perfkit.predict.curves import Value
+from perfkit.predict.memory import rank_parts
+from perfkit.predict.passes import pass_time
+from perfkit.predict.plan import Plan, check_plan, decode_pass, prefill_pass, workload
+from perfkit.predict.rates import Rates
 from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
-from perfkit.predict.spec import ModelSpec, dtype_bytes, spec_from_config
-from perfkit.predict.tensors import check_layout
-from perfkit.predict.work import Kernels, Pass, PassWork, Shard, hop_bytes, pass_work, same_work
+from perfkit.predict.spec import ModelSpec, spec_from_config
+from perfkit.predict.work import Pass, Shard, hop_bytes, pass_work, same_work
 
-DECODES = ("eager", "graph")
 TOKEN_BYTES = 8
 """a token id travels as int64"""
 Z90 = NormalDist().inv_cdf(0.95)
 MODEL_SPREAD = 0.02
 """of log(predicted / measured), where every curve were exact: gaps, clocks, what is left out"""
-COMM_SPREAD = 0.15
-"""of an all-reduce in its place: its ranks never come at the same time"""
-UNKNOWN_SPREAD = 0.2
-"""of kernels and hosts whose fit left no errors: a roofline, an older calibration"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is run: one static batch, prompts of equal length, greedy.
-
-    batch, prompt_tokens and new_tokens may be arrays: many plans of one layout.
-    """
-
-    tp: int = 1
-    pp: int = 1
-    batch: Value = 1
-    microbatches: int = 1
-    prompt_tokens: Value = 2048
-    new_tokens: Value = 128
-    dtype: str = "bfloat16"
-    decode: str = "eager"
-    """eager: each operator dispatched; graph: one launch per decode step, the limit of CUDA
-    graphs"""
-    sharding: str = "deepspeed"
-    split: tuple[int, ...] | None = None
-
-    @property
-    def sequences_per_microbatch(self) -> Value:
-        """Of the largest microbatch; the engine divides the batch as evenly as possible."""
-        return -(-self.batch // self.microbatches)
-
-    @property
-    def active_ranks(self) -> int:
-        """Ranks at work at the same time: min(M, p) stages of t ranks."""
-        return min(self.microbatches, self.pp) * self.tp
 
 
 def predict_run(
@@ -152,57 +115,13 @@ def interval(name: str, seconds: Value, step: PassTime) -> dict[str, Value]:
     }
 
 
-def check_plan(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
-    """ConfigError for a plan that cannot run, with what to use."""
-    check_mode(spec, rates, plan)
-    reason = why_not(spec, plan.batch, plan.microbatches, plan.prompt_tokens, plan.new_tokens)
-    if reason:
-        raise ConfigError(reason)
-
-
-def check_mode(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
-    """ConfigError for a layout, a mode or rates that rule out every batch."""
-    check_layout(spec, tp=plan.tp, pp=plan.pp, split=plan.split, sharding=plan.sharding)
-    if plan.microbatches < 1:
-        raise ConfigError(f"microbatches={plan.microbatches}: use 1 or more.")
-    if plan.decode not in DECODES:
-        raise ConfigError(f"decode {plan.decode!r} is not known. Use {' or '.join(DECODES)}.")
-    if rates.dtype != plan.dtype:
-        raise ConfigError(f"the rates are for {rates.dtype}, but the plan is {plan.dtype}.")
-
-
-def why_not(
-    spec: ModelSpec, batch: int, microbatches: int, prompt_tokens: int, new_tokens: int
-) -> str | None:
-    """Why these sequences cannot run; None where they can."""
-    counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
-    for name, value in counts.items():
-        if value < 1:
-            return f"{name}={value}: use 1 or more."
-    if microbatches > batch:
-        return f"{microbatches} microbatches are more than batch={batch}. Use {batch} or fewer."
-    if prompt_tokens + new_tokens > spec.max_positions:
-        return (
-            f"{prompt_tokens} + {new_tokens} tokens are more than the {spec.max_positions} "
-            f"positions of {spec.id}."
-        )
-    return None
-
-
-def can_run(spec: ModelSpec, plan: Plan) -> Value:
-    """why_not(...) is None, for arrays."""
-    fewest = reduce(np.minimum, (plan.batch, plan.prompt_tokens, plan.new_tokens))
-    whole = plan.prompt_tokens + plan.new_tokens
-    return (fewest >= 1) & (plan.batch >= plan.microbatches) & (whole <= spec.max_positions)
-
-
 def evaluate(spec: ModelSpec, rates: Rates, plan: Plan) -> dict[str, Value]:
     """What `predict` returns but for the ranks, of all plans that the arrays of `plan` hold.
 
     Only the first tensor-parallel rank of each stage is timed: its shards are the largest.
     """
-    phases = (schedule(spec, rates, plan, tp_ranks=1) for schedule in PHASES)
-    return outcome(plan, *phases)
+    prefill = prefill_schedule(spec, rates, plan, tp_ranks=1)
+    return outcome(plan, prefill, decode_schedule(spec, rates, plan, tp_ranks=1))
 
 
 def prefill_schedule(
@@ -217,136 +136,6 @@ def decode_schedule(
 ) -> Schedule:
     """One new token per sequence; the mean step attends to prompt + new / 2 tokens."""
     return _schedule(spec, rates, plan, decode_pass(plan), tp_ranks)
-
-
-PHASES = (prefill_schedule, decode_schedule)
-
-
-def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassTime:
-    """Seconds of the rank's kernels, summed by what limits them; host and comm beside it."""
-    compute = rates.at(plan.active_ranks)
-    spread = compute.curves.spread if compute.curves else {}
-    device_s = flops_bound_s = variance = 0.0
-    for kernel in work.kernels:
-        one_s, flops_bound = kernel_time(kernel, compute)
-        seconds = kernel.count * one_s
-        device_s = device_s + seconds
-        flops_bound_s = flops_bound_s + seconds * flops_bound
-        variance = variance + (seconds * spread_of(kernel, spread)) ** 2
-    comm_s = sum(n * rates.all_reduce_s(plan.tp, size) for n, size in work.all_reduces)
-    variance = variance + (comm_s * COMM_SPREAD) ** 2
-    late = skew(plan.tp, rates) if eager else 1.0
-    own_host_s = (work.dispatches if eager else 1) * compute.dispatch_s
-    return PassTime(
-        device_s=device_s,
-        flops_bound_s=flops_bound_s,
-        host_s=own_host_s * late,
-        wait_s=own_host_s * (late - 1),
-        comm_s=comm_s,
-        one_queue=rates.device == "cpu",
-        fixed_s=compute.curves.replay_s if compute.curves else 0.0,
-        device_error_s=np.sqrt(variance),
-        host_spread=spread.get("host", UNKNOWN_SPREAD),
-    )
-
-
-def class_seconds(
-    spec: ModelSpec, rates: Rates, plan: Plan, phase: str, *, tp_rank: int, pp_rank: int
-) -> dict[str, float]:
-    """Seconds of one rank's kernels in one pass, by kind, and of its all-reduces as `comm`."""
-    compute = rates.at(plan.active_ranks)
-    step = prefill_pass(plan) if phase == "prefill" else decode_pass(plan)
-    shard = Shard(
-        tp=plan.tp,
-        pp=plan.pp,
-        tp_rank=tp_rank,
-        pp_rank=pp_rank,
-        split=plan.split,
-        sharding=plan.sharding,
-    )
-    work = pass_work(spec, shard, step)
-    found: dict[str, float] = {}
-    for kernel in work.kernels:
-        seconds = kernel.count * float(kernel_time(kernel, compute)[0])
-        found[kernel.kind] = found.get(kernel.kind, 0.0) + seconds
-    reduces = (n * float(rates.all_reduce_s(plan.tp, size)) for n, size in work.all_reduces)
-    return {**found, "comm": sum(reduces)}
-
-
-def spread_of(kernel: Kernels, spread: Mapping[str, float]) -> Value:
-    """Standard deviation of log(predicted / measured) of the kernel's curve."""
-    if kernel.kind != "product":
-        return spread.get(kernel.kind, UNKNOWN_SPREAD)
-    one, more = (spread.get(name, UNKNOWN_SPREAD) for name in ("vector", "gemm"))
-    return np.where(kernel.rows == 1, one, more)
-
-
-def skew(ranks: int, rates: Rates) -> float:
-    """By how much the slowest of several hosts is later than one: each all-reduce waits for it.
-
-    1 + spread * E[largest of t normal values], by Blom's approximation: 1.15 for two hosts that
-    differ by 0.25 of a layer's time.
-    """
-    spread = rates.curves.spread.get("host", 0.0) if rates.curves else 0.0
-    if ranks == 1 or not spread:
-        return 1.0
-    return 1 + spread * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
-
-
-def kernel_time(kernel: Kernels, compute: Compute) -> tuple[Value, Value]:
-    """(seconds of one kernel, arithmetic limits it), by the curve of its kind.
-
-    Without curves: max(flops / rate, bytes / bandwidth), and a GEMM takes its time from the
-    measured curve over m where a calibration has one.
-    """
-    rate = compute.gemm_flops_per_s
-    if kernel.kind.endswith("attention"):
-        rate = compute.attention_flops_per_s or rate
-    by_flops, by_bytes = kernel.flops / rate, kernel.num_bytes / compute.read_bytes_per_s
-    if compute.curves is not None:
-        return curve_seconds(kernel, compute.curves), by_flops > by_bytes
-    if kernel.kind in ("gemm", "product"):
-        args = (kernel.rows, kernel.weight_values, kernel.flops, kernel.num_bytes)
-        return compute.gemm_s(*args), by_flops > by_bytes
-    return np.maximum(by_flops, by_bytes), by_flops > by_bytes
-
-
-def curve_seconds(kernel: Kernels, curves: Curves) -> Value:
-    """Seconds of one kernel."""
-    match kernel.kind:
-        case "gemm":
-            return curves.gemm.seconds(kernel.flops, kernel.num_bytes)
-        case "product":
-            several = curves.gemm.seconds(kernel.flops, kernel.num_bytes)
-            return np.where(kernel.rows == 1, curves.vector.seconds(kernel.num_bytes), several)
-        case "decode_attention":
-            return curves.decode_attention.seconds(kernel.num_bytes, kernel.heads)
-        case "prefill_attention":
-            return curves.prefill_attention.seconds(kernel.flops, kernel.tokens)
-        case _:
-            stream: Stream = getattr(curves, kernel.kind)
-            return stream.seconds(kernel.num_bytes)
-
-
-def prefill_pass(plan: Plan) -> Pass:
-    """A whole prompt: eager in every mode."""
-    return _pass(plan, tokens=plan.prompt_tokens, context=plan.prompt_tokens, eager=True)
-
-
-def decode_pass(plan: Plan) -> Pass:
-    """The mean decode step."""
-    context = plan.prompt_tokens + plan.new_tokens / 2
-    return _pass(plan, tokens=1, context=context, eager=plan.decode == "eager")
-
-
-def _pass(plan: Plan, *, tokens: Value, context: Value, eager: bool) -> Pass:
-    return Pass(
-        sequences=plan.sequences_per_microbatch,
-        tokens=tokens,
-        context=context,
-        bytes_per_value=dtype_bytes(plan.dtype),
-        eager=eager,
-    )
 
 
 def _schedule(
@@ -448,16 +237,3 @@ def _phase(
         "host_s": _plain(passes * step.host_s),
         "wall_s": wall_s,
     }
-
-
-def workload(plan: Plan, device: str = "cuda") -> Workload:
-    """What the plan holds at its end: the last new token of a sequence never enters the cache."""
-    return Workload(
-        batch=plan.batch,
-        context=plan.prompt_tokens + plan.new_tokens - 1,
-        prompt=plan.prompt_tokens,
-        microbatches=plan.microbatches,
-        dtype=plan.dtype,
-        device=device,
-        decode=plan.decode,
-    )

@@ -12,9 +12,10 @@ from perfkit.errors import ConfigError
 from perfkit.predict.gpus import Gpu
 from perfkit.predict.memory import GIB, Workload, verdict
 from perfkit.predict.memory_rows import memory_rows
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import rates_from_gpu
 from perfkit.predict.spec import ModelSpec
-from perfkit.predict.time import Plan, predict
+from perfkit.predict.time import predict
 from perfkit.submit.points import NEW_TOKENS
 
 

@@ -19,8 +19,9 @@ from typing import Any
 from perfkit.predict.cards import load_spec
 from perfkit.predict.gpus import load_gpu
 from perfkit.predict.grid import predict_frame
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import rates_from_gpu
-from perfkit.predict.time import Plan, predict
+from perfkit.predict.time import predict
 
 CHECK_FAILED = 3
 GOALS = {"rows_per_s": 1e6, "peak_gib": 1.0, "one_ms": 5.0, "command_s": 1.5}

@@ -7,8 +7,9 @@ import pytest
 from perfkit.calibrate.fit import fit, fit_link
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_spec
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import rates_from_calibration, ring_all_reduce
-from perfkit.predict.time import Plan, predict
+from perfkit.predict.time import predict
 
 
 def compute_points(active: int, *, slower: float = 1.0) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from perfkit.predict.cards import load_spec
 from perfkit.predict.changes import changed
 from perfkit.predict.gpus import load_gpu
 from perfkit.predict.network import Network
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import Rates, rates_from_gpu
-from perfkit.predict.time import Plan, predict
+from perfkit.predict.time import predict
 
 LLAMA_8B = load_spec("llama-3.1-8b")
 LLAMA_70B = load_spec("llama-3.3-70b")

@@ -7,8 +7,9 @@ import pytest
 from perfkit.predict.cards import load_spec
 from perfkit.predict.gpus import load_gpu
 from perfkit.predict.network import Network
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import rates_from_gpu
-from perfkit.predict.time import Plan, predict
+from perfkit.predict.time import predict
 
 PAIRS = Network(gpus_per_node=2, bytes_per_s=1e10, latency_s=10e-6)
 EIGHT = Network(gpus_per_node=8, bytes_per_s=5e10, latency_s=10e-6)

@@ -14,10 +14,11 @@ from perfkit.predict.cards import load_config, load_spec
 from perfkit.predict.gpus import load_gpu
 from perfkit.predict.grid import numbers, predict_frame
 from perfkit.predict.network import Network
+from perfkit.predict.plan import Plan
 from perfkit.predict.rates import Compute, Link, Rates, rates_from_gpu, scaled
 from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import num_parameters
-from perfkit.predict.time import Plan, predict, predict_run
+from perfkit.predict.time import predict, predict_run
 from perfkit.predict.work import Pass, Shard, pass_work
 
 LLAMA_8B = load_spec("llama-3.1-8b")

@@ -1,0 +1,125 @@
+"""What is to be run, whether it can be, and what one pass of it feeds."""
+
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+
+from perfkit.errors import ConfigError
+from perfkit.predict.curves import Value
+from perfkit.predict.memory import Workload
+from perfkit.predict.rates import Rates
+from perfkit.predict.spec import ModelSpec, dtype_bytes
+from perfkit.predict.tensors import check_layout
+from perfkit.predict.work import Pass
+
+DECODES = ("eager", "graph")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is run: one static batch, prompts of equal length, greedy.
+
+    batch, prompt_tokens and new_tokens may be arrays: many plans of one layout.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    batch: Value = 1
+    microbatches: int = 1
+    prompt_tokens: Value = 2048
+    new_tokens: Value = 128
+    dtype: str = "bfloat16"
+    decode: str = "eager"
+    """eager: each operator dispatched; graph: one launch per decode step, the limit of CUDA
+    graphs"""
+    sharding: str = "deepspeed"
+    split: tuple[int, ...] | None = None
+
+    @property
+    def sequences_per_microbatch(self) -> Value:
+        """Of the largest microbatch; the engine divides the batch as evenly as possible."""
+        return -(-self.batch // self.microbatches)
+
+    @property
+    def active_ranks(self) -> int:
+        """Ranks at work at the same time: min(M, p) stages of t ranks."""
+        return min(self.microbatches, self.pp) * self.tp
+
+
+def check_plan(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
+    """ConfigError for a plan that cannot run, with what to use."""
+    check_mode(spec, rates, plan)
+    reason = why_not(spec, plan.batch, plan.microbatches, plan.prompt_tokens, plan.new_tokens)
+    if reason:
+        raise ConfigError(reason)
+
+
+def check_mode(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
+    """ConfigError for a layout, a mode or rates that rule out every batch."""
+    check_layout(spec, tp=plan.tp, pp=plan.pp, split=plan.split, sharding=plan.sharding)
+    if plan.microbatches < 1:
+        raise ConfigError(f"microbatches={plan.microbatches}: use 1 or more.")
+    if plan.decode not in DECODES:
+        raise ConfigError(f"decode {plan.decode!r} is not known. Use {' or '.join(DECODES)}.")
+    if rates.dtype != plan.dtype:
+        raise ConfigError(f"the rates are for {rates.dtype}, but the plan is {plan.dtype}.")
+
+
+def why_not(
+    spec: ModelSpec, batch: int, microbatches: int, prompt_tokens: int, new_tokens: int
+) -> str | None:
+    """Why these sequences cannot run; None where they can."""
+    counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    for name, value in counts.items():
+        if value < 1:
+            return f"{name}={value}: use 1 or more."
+    if microbatches > batch:
+        return f"{microbatches} microbatches are more than batch={batch}. Use {batch} or fewer."
+    if prompt_tokens + new_tokens > spec.max_positions:
+        return (
+            f"{prompt_tokens} + {new_tokens} tokens are more than the {spec.max_positions} "
+            f"positions of {spec.id}."
+        )
+    return None
+
+
+def can_run(spec: ModelSpec, plan: Plan) -> Value:
+    """why_not(...) is None, for arrays."""
+    fewest = reduce(np.minimum, (plan.batch, plan.prompt_tokens, plan.new_tokens))
+    whole = plan.prompt_tokens + plan.new_tokens
+    return (fewest >= 1) & (plan.batch >= plan.microbatches) & (whole <= spec.max_positions)
+
+
+def prefill_pass(plan: Plan) -> Pass:
+    """A whole prompt: eager in every mode."""
+    return _pass(plan, tokens=plan.prompt_tokens, context=plan.prompt_tokens, eager=True)
+
+
+def decode_pass(plan: Plan) -> Pass:
+    """The mean decode step."""
+    context = plan.prompt_tokens + plan.new_tokens / 2
+    return _pass(plan, tokens=1, context=context, eager=plan.decode == "eager")
+
+
+def _pass(plan: Plan, *, tokens: Value, context: Value, eager: bool) -> Pass:
+    return Pass(
+        sequences=plan.sequences_per_microbatch,
+        tokens=tokens,
+        context=context,
+        bytes_per_value=dtype_bytes(plan.dtype),
+        eager=eager,
+    )
+
+
+def workload(plan: Plan, device: str = "cuda") -> Workload:
+    """What the plan holds at its end: the last new token of a sequence never enters the cache."""
+    return Workload(
+        batch=plan.batch,
+        context=plan.prompt_tokens + plan.new_tokens - 1,
+        prompt=plan.prompt_tokens,
+        microbatches=plan.microbatches,
+        dtype=plan.dtype,
+        device=device,
+        decode=plan.decode,
+    )
