@@ -8,6 +8,8 @@
 A message says what was wrong, what was found and where, and what to do.
 """
 
+from collections.abc import Iterable
+
 
 class PerfkitError(Exception):
     """An operation failed for a reason the user can act on."""
@@ -31,3 +33,10 @@ class ToolMissing(PerfkitError):
     """An external program or optional package is needed and absent."""
 
     exit_code = 4
+
+
+def one_of(option: str, value: str, allowed: Iterable[str]) -> None:
+    """ConfigError with the words that an option takes, unless the value is one of them."""
+    words = list(allowed)
+    if value not in words:
+        raise ConfigError(f"{option} {value!r} is not known. Use {', '.join(words)}.")

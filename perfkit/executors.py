@@ -4,7 +4,6 @@ An executor keeps large results where they were made (`keep`) and brings small o
 take what `keep` returned in place of the result itself.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from perfkit import __version__
+from perfkit.collect.facts import usable_cores
 from perfkit.errors import ConfigError, ToolMissing
 
 Rows = Sequence[tuple[Any, ...]]
@@ -42,7 +42,7 @@ class Here:
 
     def fetch(self, function: Callable[..., Any], rows: Rows) -> list[Any]:
         # numpy and polars leave Python's lock while they work.
-        with ThreadPoolExecutor(num_cores()) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             return list(pool.map(lambda row: function(*row), rows))
 
 
@@ -54,7 +54,7 @@ class Cores(Here):
 
     def keep(self, function: Callable[..., Any], rows: Rows) -> list[Any]:
         others = [index for index, row in enumerate(rows) if self.worth_it(function, row)]
-        cores = min(len(others), num_cores())
+        cores = min(len(others), usable_cores())
         if cores < 2:
             return super().keep(function, rows)
         # A forked child of a process with polars' threads can hang: new ones are started.
@@ -124,11 +124,6 @@ class Dask:
                 "memory (`dask worker --memory-limit`), or fewer files each.",
             ) from error
         return results
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _version() -> str:

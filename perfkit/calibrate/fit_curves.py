@@ -87,7 +87,7 @@ def host_table(steps: Sequence[Point]) -> dict[str, Any]:
     every rank and number of microbatches, and how much those differ."""
     slopes = [
         slope / (DISPATCHES_PER_LAYER_TP if key[1] > 1 else DISPATCHES_PER_LAYER)["llama"]
-        for key, slope in _slopes(steps, "eager", "decode_host_s").items()
+        for key, slope in host_slopes(steps).items()
     ]
     logs = [math.log(slope) for slope in slopes if slope > 0]
     if not logs:
@@ -109,7 +109,8 @@ def step_table(steps: Sequence[Point]) -> dict[str, Any]:
     found["replay_s"] = statistics.median(gaps) if gaps else REPLAY_S
     rounds = []
     for last in (p for p in alone if p["pp"] > 1 and "tpot_s" in p):
-        stages = [p for p in alone if (p["layers"], p["tp_rank"]) == _place(last)]
+        same = ("layers", "tp_rank")
+        stages = [p for p in alone if all(p[name] == last[name] for name in same)]
         rounds.append(last["tpot_s"] - sum(p["decode_device_s"] for p in stages))
     if rounds:
         hops = alone[0]["pp"]
@@ -117,17 +118,13 @@ def step_table(steps: Sequence[Point]) -> dict[str, Any]:
     return found
 
 
-def _place(point: Point) -> tuple[int, int]:
-    return point["layers"], point["tp_rank"]
-
-
-def _slopes(steps: Sequence[Point], decode: str, name: str) -> dict[tuple[int, ...], float]:
-    """Seconds a layer: {(microbatches, tp, stage, tp_rank): difference of the two depths}."""
+def host_slopes(steps: Sequence[Point]) -> dict[tuple[int, ...], float]:
+    """Host seconds of an eager layer: {(microbatches, tp, stage, tp_rank): from the two depths}."""
     depths: dict[tuple[int, ...], dict[int, float]] = {}
     for p in steps:
-        if p["decode"] == decode:
+        if p["decode"] == "eager":
             key = tuple(int(p[part]) for part in ("microbatches", "tp", "stage", "tp_rank"))
-            depths.setdefault(key, {})[p["layers"]] = p[name]
+            depths.setdefault(key, {})[p["layers"]] = p["decode_host_s"]
     found: dict[tuple[int, ...], float] = {}
     for key, times in depths.items():
         few, many = min(times), max(times)

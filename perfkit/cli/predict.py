@@ -102,9 +102,7 @@ def command(
     shapes = find_shapes(spec, tp, pp, nodes, place, gpus if goal else None)
     frame = pl.concat(
         [
-            predict_frame(
-                spec, rates, {**shape, **axes}, capacity_bytes=capacity, network=place.network
-            )
+            predict_frame(spec, rates, {**shape, **axes}, capacity_bytes=capacity)
             for shape in shapes
         ],
         how="vertical_relaxed",

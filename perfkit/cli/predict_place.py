@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perfkit.errors import ConfigError
+from perfkit.errors import ConfigError, one_of
 from perfkit.predict.best import GOALS, layouts
 from perfkit.predict.gpus import Gpu
 from perfkit.predict.grid import numbers
@@ -47,8 +47,7 @@ def find_place(
 
 
 def check_search(goal: str, gpus: int | None) -> None:
-    if goal not in GOALS:
-        raise ConfigError(f"--best {goal!r} is not known. Use {', '.join(GOALS)}.")
+    one_of("--best", goal, GOALS)
     if gpus is None:
         raise ConfigError("--best searches the layouts of a number of GPUs. Give --gpus N.")
 
@@ -102,6 +101,5 @@ def known(option: str, text: str, allowed: Sequence[str]) -> list[str]:
     """The words of a list; ConfigError for one that is not allowed."""
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        if word not in allowed:
-            raise ConfigError(f"{option} {word!r} is not known. Use {', '.join(allowed)}.")
+        one_of(option, word, allowed)
     return words

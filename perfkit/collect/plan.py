@@ -28,7 +28,7 @@ from perfkit.collect.wrapping import parse_ranks
 from perfkit.engine.checkpoint import check_shapes, read_checkpoint
 from perfkit.engine.models import LocalModel, find_model
 from perfkit.engine.prompts import read_prompts
-from perfkit.errors import ConfigError, ToolMissing
+from perfkit.errors import ConfigError, ToolMissing, one_of
 from perfkit.predict.spec import ModelSpec, spec_from_config
 from perfkit.predict.tensors import balanced_layers, check_layout, tensors
 
@@ -208,11 +208,6 @@ def resolve_device(device: str | None, dtype: str | None) -> tuple[str, str]:
     one_of("--dtype", dtype, DTYPES)
     one_of("--device", device, ("cuda", "cpu"))
     return device, dtype
-
-
-def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{option} {value!r} is not known. Use {', '.join(allowed)}.")
 
 
 def parse_split(text: str | None, spec: ModelSpec, pp: int) -> tuple[int, ...] | None:

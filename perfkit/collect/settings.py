@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from perfkit.errors import ConfigError, ToolMissing
+from perfkit.errors import ConfigError, ToolMissing, one_of
 from perfkit.predict.spec import spec_from_config
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -70,8 +70,7 @@ def check_quantize(quantize: str, model: Mapping[str, Any]) -> None:
 
     `model` is what run.json says of it: id and config.
     """
-    if quantize not in QUANTIZES:
-        raise ConfigError(f"--quantize {quantize!r} is not known. Use {', '.join(QUANTIZES)}.")
+    one_of("--quantize", quantize, QUANTIZES)
     if quantize == "none":
         return
     spec = spec_from_config(model["config"], model_id=model["id"])

@@ -11,9 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from perfkit.compare.run import find_rates, plan_of
+from perfkit.compare.run import compared, find_rates, plan_of
 from perfkit.errors import ConfigError
 from perfkit.ingest.timers import concatenated, measure_passes, read_timers, summarise
+from perfkit.measures import memory_in_use
 from perfkit.predict.memory import allocated_bytes
 from perfkit.predict.time import predict_run
 from perfkit.schema import RunFolder, open_run
@@ -51,6 +52,7 @@ SCORES = pl.Schema(
         "noise": pl.Float64,  # median of the runs' own spread
     }
 )
+MEASURES = ("ttft_s", "tpot_s", "tokens_per_s", "allocated_bytes")
 GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "all": lambda _row: True,
     "graph": lambda row: row["decode"] == "graph",
@@ -114,13 +116,11 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if run.get("task") != "inference" or not run.get("model") or run.get("state") != "finished":
         raise ConfigError("no finished run of the engine")
     config = run["config"]
-    if config.get("quantize", "none") != "none":
-        raise ConfigError(f"weights held as {config['quantize']} are not predicted yet")
     if "nsys" in run.get("collectors", {}):
         raise ConfigError("timed inside nsys, which costs time")
+    plan = plan_of(path, run)
     measured = _measured(folder, config["pp"] - 1)
     rates, _source = find_rates(path, run, None, None, None)
-    plan = plan_of(path, run)
     found = predict_run(run["model"]["config"], rates, model_id=run["model"]["id"], **plan)
     found["allocated_bytes"] = max(allocated_bytes(_sizes(rank)) for rank in found["ranks"])
     common = {
@@ -131,12 +131,12 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         "prompt_tokens": plan["prompt_tokens"],
         "held_in": path.name in rates.held_in,
     }
-    peaks = [rank.get("memory", {}).get("timed", {}) for rank in run.get("layout", [])]
-    allocated = [peak["max_allocated_bytes"] for peak in peaks if "max_allocated_bytes" in peak]
-    for name in ("ttft_s", "tpot_s", "tokens_per_s"):
-        yield {**common, **_compared(name, found, measured.get(name, {}))}
-    if allocated:
-        yield {**common, **_compared("allocated_bytes", found, {"median": max(allocated)})}
+    peaks = [memory_in_use(rank).get("max_allocated_bytes") for rank in run.get("layout", [])]
+    if allocated := [peak for peak in peaks if peak is not None]:
+        measured["allocated_bytes"] = {"median": max(allocated)}
+    for name in MEASURES:
+        if name in measured:
+            yield {**common, "measure": name, **_compared(name, found, measured[name])}
 
 
 def _measured(folder: RunFolder, last_stage: int) -> dict[str, dict[str, Any]]:
@@ -152,15 +152,9 @@ def _sizes(rank: dict[str, Any]) -> dict[str, float]:
 
 
 def _compared(name: str, found: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    predicted, value = found[name], measured.get("median")
-    known = predicted is not None and value
-    low, high = found.get(f"{name[:-2]}_p05_s"), found.get(f"{name[:-2]}_p95_s")
-    fastest, slowest = measured.get("min"), measured.get("max")
+    row = compared(name, found, measured)
+    fastest, slowest = row["measured_min"], row["measured_max"]
     return {
-        "measure": name,
-        "predicted": predicted,
-        "measured": value,
-        "error": predicted / value - 1 if known else None,
-        "covered": low <= value <= high if known and low and high else None,
+        **{column: row[column] for column in ("predicted", "measured", "error", "covered")},
         "spread": slowest / fastest - 1 if fastest and slowest else None,
     }

@@ -96,11 +96,6 @@ def compare_run(
             f"{path} is a run of a program that perfkit does not know: nothing can be predicted. "
             f"See what was measured with: perfkit analyze {path}"
         )
-    if (held := run["config"].get("quantize", "none")) != "none":
-        raise ConfigError(
-            f"{path} held its weights as {held}: the time of such kernels is not predicted yet. "
-            f"See what was measured with: perfkit analyze {path}"
-        )
     rates, source = find_rates(path, run, calibration, gpu, models_dir)
     plan = Plan(**plan_of(path, run))
     spec = spec_from_config(run["model"]["config"], model_id=run["model"]["id"])
@@ -161,8 +156,16 @@ def complete(calibration: Path) -> bool:
 
 
 def plan_of(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """What was run, as predict_run wants it: padded prompts have the longest one's length."""
+    """What was run, as predict_run wants it: padded prompts have the longest one's length.
+
+    ConfigError for a run with quantised weights.
+    """
     config = run["config"]
+    if (held := config.get("quantize", "none")) != "none":
+        raise ConfigError(
+            f"{path} held its weights as {held}: the time of such kernels is not predicted yet. "
+            f"See what was measured with: perfkit analyze {path}"
+        )
     prompt, new = lengths(path, config)
     return {
         "tp": config["tp"],
@@ -193,24 +196,28 @@ def headline_table(prediction: Mapping[str, Any], analysis: Analysis) -> pl.Data
     names = {**MEASURES, "tokens_per_s": "tokens_per_s"}
     rows = []
     for measure, predicted_name in names.items():
-        predicted, found = prediction[predicted_name], measured.get(measure, {})
-        value = found.get("median")
-        known = predicted is not None and value
-        low, high = (prediction.get(f"{measure[:-2]}_{end}_s") for end in ("p05", "p95"))
-        rows.append(
-            {
-                "measure": measure,
-                "predicted": predicted,
-                "predicted_p05": low,
-                "predicted_p95": high,
-                "measured": value,
-                "measured_min": found.get("min"),
-                "measured_max": found.get("max"),
-                "error": (predicted - value) / value if known else None,
-                "covered": low <= value <= high if value and low and high else None,
-            }
-        )
+        row = compared(predicted_name, prediction, measured.get(measure, {}))
+        rows.append({"measure": measure, **row})
     return pl.DataFrame(rows, schema=HEADLINE)
+
+
+def compared(
+    name: str, prediction: Mapping[str, Any], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One measure's columns of HEADLINE: its prediction beside a row of the analysis' summary."""
+    predicted, value = prediction[name], measured.get("median")
+    low, high = (prediction.get(f"{name[:-2]}_{end}_s") for end in ("p05", "p95"))
+    known = predicted is not None and value
+    return {
+        "predicted": predicted,
+        "predicted_p05": low,
+        "predicted_p95": high,
+        "measured": value,
+        "measured_min": measured.get("min"),
+        "measured_max": measured.get("max"),
+        "error": (predicted - value) / value if known else None,
+        "covered": low <= value <= high if value and low and high else None,
+    }
 
 
 def split_table(prediction: Mapping[str, Any], analysis: Analysis) -> pl.DataFrame:

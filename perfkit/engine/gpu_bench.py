@@ -28,7 +28,7 @@ LAYERS = (
     (3072, 4096), (4096, 2048), (7168, 4096), (4096, 7168), (5120, 8192), (8192, 4096),
     (28672, 8192), (8192, 14336), (10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672),
     (2560, 8192), (8192, 2048), (8192, 7168), (1024, 4096), (1024, 8192), (2048, 2048),
-    (8192, 2048), (2048, 8192), (151936, 4096), (12288, 4096), (24576, 4096), (4096, 12288),
+    (2048, 8192), (151936, 4096), (12288, 4096), (24576, 4096), (4096, 12288),
 )  # fmt: skip
 """(n, k) of the matrices of Llama 1B, 8B and 70B and Qwen3 8B at TP 1, 2 and 4"""
 ROWS = (1, 8, 32, 128, 512, 2048, 8192)
@@ -46,7 +46,7 @@ CONTEXTS, SEQUENCES = (128, 512, 2048, 4096, 16384), (1, 8, 32, 128)
 PROMPTS = ((1, 128), (1, 512), (1, 1024), (1, 2048), (1, 4096), (1, 8192), (8, 512), (8, 2048))
 """(b, tokens)"""
 ELEMENT_BYTES = tuple(1 << exponent for exponent in range(12, 31, 2))
-HIDDEN = (2048, 4096, 8192)
+HIDDEN = 4096
 TOKENS = (512, 2048, 8192, 32768)
 MESSAGE_BYTES = tuple(1 << exponent for exponent in range(10, 28))
 SMALL_MESSAGE, MANY_CALLS, FEW_CALLS = 1 << 20, 40, 4
@@ -66,7 +66,6 @@ class GpuBench:
         yield from self.prefill_attention()
         yield from self.elementwise()
         yield from self.strided()
-        yield from self.fused()
         yield from self.all_reduces()
 
     def gemms(self) -> Iterator[Point]:
@@ -146,7 +145,7 @@ class GpuBench:
             states = self.random(1, tokens, HEADS[0][0], HEAD_SIZE).transpose(1, 2)
             turns = self.random(1, 1, tokens, HEAD_SIZE)
             first, second = states.chunk(2, dim=-1)
-            hidden, scale = self.random(tokens, HIDDEN[1]), self.random(tokens, 1).float()
+            hidden, scale = self.random(tokens, HIDDEN), self.random(tokens, 1).float()
             wide, values = hidden.float(), states.numel()
             works: list[tuple[str, Work, int]] = [
                 ("multiply", partial(torch.mul, states, turns), 2 * e * values),
@@ -159,26 +158,13 @@ class GpuBench:
                 seconds = self.seconds([work] * FEW_CALLS)
                 yield {"op": "strided", "kind": kind, "bytes": size, "seconds": seconds}
 
-    def fused(self) -> Iterator[Point]:
-        """The decode step's norm with its addition, and its gated activation."""
-        for m in (1, 8, 32, 128):
-            for size in HIDDEN:
-                hidden, weight = self.random(m, size), self.random(size)
-                both = self.random(m, 7 * size)
-                add_norm: Work = partial(self.kernels.add_norm, hidden, hidden, weight, 1e-5)
-                gated: Work = partial(self.kernels.gated, both)
-                seconds = self.seconds([add_norm] * MANY_CALLS)
-                yield {"op": "add_norm", "m": m, "hidden": size, "seconds": seconds}
-                seconds = self.seconds([gated] * MANY_CALLS)
-                yield {"op": "gated", "m": m, "columns": 7 * size, "seconds": seconds}
-
     def all_reduces(self) -> Iterator[Point]:
-        """In a graph as a replayed step has them, each after another kernel, and issued one by one
-        as an eager step does. Back to back in a graph they take 6 us more (H200, NCCL 2.28)."""
+        """In a graph as a replayed step has them, each after another kernel: back to back they take
+        6 us more (H200, NCCL 2.28)."""
         group = self.topology.tp_group
         if group is None:
             return
-        some = self.random(HIDDEN[1])
+        some = self.random(HIDDEN)
         between: Work = partial(torch.add, some, some)
         for size in MESSAGE_BYTES:
             message = torch.zeros(size // self.dtype.itemsize, dtype=self.dtype, device=self.device)
@@ -188,7 +174,6 @@ class GpuBench:
             pair_s = 2 * self.seconds([between, call] * count, together=True)
             alone_s = self.seconds([between] * count, together=True)
             yield {**point, "how": "graph", "seconds": pair_s - alone_s}
-            yield {**point, "how": "eager", "seconds": self.eager_seconds([call] * count)}
 
     def random(self, *shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device).normal_()
@@ -210,16 +195,6 @@ class GpuBench:
         timings = [self.timed(graph.replay, replays) for _ in range(TIMINGS)]
         return statistics.median(timings) / len(works)
 
-    def eager_seconds(self, works: Sequence[Work]) -> float:
-        """Of one call, issued by the host one after the other."""
-
-        def all_of_them() -> None:
-            for work in works:
-                work()
-
-        self.timed(all_of_them)
-        return statistics.median(self.timed(all_of_them) for _ in range(TIMINGS)) / len(works)
-
     def timed(self, work: Work, repeats: int = 1) -> float:
         """Seconds of one repetition, by the device's clock."""
         event: Any = torch.cuda.Event
@@ -240,7 +215,7 @@ def copies(num_bytes: int) -> int:
 
 def gemm_shapes() -> Iterator[tuple[int, int, int]]:
     """(m, n, k): the models' matrices, and others between them."""
-    for n, k in dict.fromkeys(LAYERS):
+    for n, k in LAYERS:
         for m in ROWS:
             yield m, n, k
     dice = random.Random(SEED)

@@ -16,26 +16,7 @@ from typing import Any
 
 from perfkit.errors import ConfigError
 from perfkit.paths import noun_folders
-from perfkit.predict.curves import (
-    KERNELS,
-    Collective,
-    Curves,
-    DecodeAttention,
-    Gemm,
-    PrefillAttention,
-    Regime,
-    Stream,
-)
-
-CLASSES: Mapping[str, type] = {
-    "gemm": Gemm,
-    "vector": Stream,
-    "decode_attention": DecodeAttention,
-    "prefill_attention": PrefillAttention,
-    "elementwise": Stream,
-    "strided": Stream,
-}
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "send_recv", "broadcast")
+from perfkit.predict.curves import KERNELS, MOVED, Collective, Curves, Regime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +72,7 @@ def curves_from_tables(content: Mapping[str, Any]) -> Curves:
     tables = {name: content[name] for name in KERNELS}
     collectives = {
         (kind, int(group)): _collective(kind, int(group), table)
-        for kind in COLLECTIVES
+        for kind in MOVED
         for group, table in content.get(kind, {}).items()
     }
     sources = {name: table["source"] for name, table in tables.items()}
@@ -99,7 +80,7 @@ def curves_from_tables(content: Mapping[str, Any]) -> Curves:
         f"{kind}.{group}": content[kind][str(group)]["source"] for kind, group in collectives
     }
     return Curves(
-        **{name: _curve(CLASSES[name], table) for name, table in tables.items()},
+        **{name: _curve(KERNELS[name], table) for name, table in tables.items()},
         collectives=collectives,
         replay_s=steps["replay_s"],
         hop_s=steps.get("hop_s"),

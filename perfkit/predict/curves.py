@@ -170,14 +170,15 @@ def scaled_curves(curves: Curves, factor: float) -> Curves:
     )
 
 
-KERNELS = (
-    "gemm",
-    "vector",
-    "decode_attention",
-    "prefill_attention",
-    "elementwise",
-    "strided",
-)
+KERNELS: Mapping[str, type] = {
+    "gemm": Gemm,
+    "vector": Stream,
+    "decode_attention": DecodeAttention,
+    "prefill_attention": PrefillAttention,
+    "elementwise": Stream,
+    "strided": Stream,
+}
+"""the curves of single kernels, and their forms"""
 RATES = ("flops_per_s", "bytes_per_s")
 LATENCIES = ("start_s", "ramp_s", "head_s")
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from perfkit.collect.facts import usable_cores
 from perfkit.errors import ConfigError
-from perfkit.executors import num_cores
-from perfkit.predict.memory import ALLOCATOR_SLACK, rank_parts
-from perfkit.predict.network import Network
-from perfkit.predict.plan import DECODES, Plan, can_run, check_mode, why_not, workload
+from perfkit.predict.memory import VERDICTS, fit, rank_parts
+from perfkit.predict.plan import DECODES, Plan, check_mode, obstacle, sequences, why_not, workload
 from perfkit.predict.rates import Rates
 from perfkit.predict.schedule import BOTTLENECKS
 from perfkit.predict.spec import ModelSpec
@@ -57,7 +56,7 @@ FLOATS = (
     *MEMORY_PARTS,
     "total_bytes",
 )
-WORDS = {"bottleneck": BOTTLENECKS, "fits": ("fits", "tight", "does not fit"), "decode": DECODES}
+WORDS = {"bottleneck": BOTTLENECKS, "fits": VERDICTS, "decode": DECODES}
 """columns that hold the place of a word; -1 for none"""
 COUNTS = ("tp", "pp", "microbatches", "batch", "prompt_tokens", "new_tokens")
 
@@ -82,57 +81,55 @@ def predict_frame(
     axes: Mapping[str, Sequence[Any]],
     *,
     capacity_bytes: int | None = None,
-    network: Network | None = None,
 ) -> pl.DataFrame:
     """One row for each combination of the axes: inputs, results, memory of the fullest rank.
 
     `axes` are fields of Plan: {"tp": [1, 2], "batch": [1, 8]}. Without microbatches a plan has
     what `perfkit run` takes, min(pp, batch). A plan that cannot run has its reason in `refused` and
-    nulls. With a network also nodes, and node_hours_per_mtok: whole nodes for a million new tokens.
+    nulls. Rates with a network give nodes, too, and node_hours_per_mtok: whole nodes for a million
+    new tokens.
     """
-
-    lengths = _lengths(axes)
-    table = Table(int(np.prod(lengths)))
+    table = Table(int(np.prod(_lengths(axes))))
 
     def fill(block: Block) -> None:
         _fill(table, spec, rates, block, capacity_bytes)
 
-    with ThreadPoolExecutor(num_cores()) as pool:  # numpy works outside Python's lock
+    with ThreadPoolExecutor(usable_cores()) as pool:  # numpy works outside Python's lock
         list(pool.map(fill, blocks(axes)))
-    return _finished(table.frame(), spec, rates, axes, capacity_bytes, network)
+    return _finished(table.frame(), spec, rates, axes, capacity_bytes)
 
 
 class Table:
     """The grid's columns, one array each, which blocks of rows are written into."""
 
     def __init__(self, rows: int) -> None:
-        self.floats = {name: np.full(rows, np.nan) for name in FLOATS}
-        self.words = {name: np.full(rows, -1, dtype=np.int8) for name in WORDS}
-        self.counts = {name: np.zeros(rows, dtype=np.int64) for name in COUNTS}
+        self.columns: Columns = {
+            **{name: np.zeros(rows, dtype=np.int64) for name in COUNTS},
+            **{name: np.full(rows, -1, dtype=np.int8) for name in WORDS},
+            **{name: np.full(rows, np.nan) for name in FLOATS},
+        }
         self.refused: dict[int, str] = {}
 
     def write(self, order: Any, values: Columns) -> None:
         for name, found in values.items():
-            for columns in (self.floats, self.words, self.counts):
-                if name in columns:
-                    columns[name][order] = found
+            self.columns[name][order] = found
 
     def refuse(self, order: Any, reasons: Iterable[str]) -> None:
         """No results for these rows: why not."""
-        for column in self.floats.values():
-            column[order] = np.nan
+        for name in FLOATS:
+            self.columns[name][order] = np.nan
         for name in ("bottleneck", "fits"):
-            self.words[name][order] = -1
+            self.columns[name][order] = -1
         self.refused |= dict(zip(order.tolist(), reasons, strict=True))
 
     def frame(self) -> pl.DataFrame:
-        found = pl.DataFrame({**self.counts, **self.words, **self.floats})
+        found = pl.DataFrame(self.columns)
+        if not self.refused:
+            return found.with_columns(refused=pl.lit(None, pl.String))
         reasons = pl.DataFrame(
             {"row": list(self.refused), "refused": list(self.refused.values())},
             schema={"row": pl.UInt32, "refused": pl.String},
         )
-        if not self.refused:
-            return found.with_columns(refused=pl.lit(None, pl.String))
         numbered = found.with_row_index("row")
         return numbered.join(reasons, on="row", how="left", maintain_order="left").drop("row")
 
@@ -143,7 +140,6 @@ def _finished(
     rates: Rates,
     axes: Mapping[str, Sequence[Any]],
     capacity_bytes: int | None,
-    network: Network | None,
 ) -> pl.DataFrame:
     """ROWS: what all rows share, words for their numbers, nodes."""
     shared = {
@@ -155,15 +151,15 @@ def _finished(
     }
     notes = {tp: layout_note(spec, tp) for tp in axes.get("tp", [1]) if tp <= spec.num_kv_heads}
     told = {tp: note for tp, note in notes.items() if note}
-    nodes = pl.lit(None, pl.Int64)
-    if network:
-        nodes = (pl.col("tp") * pl.col("pp") + network.gpus_per_node - 1) // network.gpus_per_node
+    ranks, nodes = pl.col("tp") * pl.col("pp"), pl.lit(None, pl.Int64)
+    if rates.network:
+        nodes = rates.network.num_nodes(ranks)
     return (
         found.with_columns(
             pl.col(FLOATS).fill_nan(None),
             *(_words(name, words) for name, words in WORDS.items()),
             **{name: pl.lit(word, pl.Enum([word])) for name, word in shared.items()},
-            num_gpus=pl.col("tp") * pl.col("pp"),
+            num_gpus=ranks,
             capacity_bytes=pl.lit(capacity_bytes, pl.Int64),
             note=pl.col("tp").replace_strict(told, default=None, return_dtype=pl.String)
             if told
@@ -223,27 +219,34 @@ def _fill(
 ) -> None:
     """The block's rows that can run, and the reason of each that cannot."""
     plan, order = block.plan, block.order
-    inputs = {name: getattr(plan, name) for name in ("batch", "prompt_tokens", "new_tokens")}
+    inputs = sequences(plan)
     layout = {"tp": plan.tp, "pp": plan.pp, "microbatches": plan.microbatches}
     mode = DECODES.index(plan.decode) if plan.decode in DECODES else -1
     table.write(order, {**inputs, **layout, "decode": mode})
-    able = np.broadcast_to(can_run(spec, plan), order.shape)
+    codes = np.broadcast_to(obstacle(spec, plan), order.shape)
+    stopped = codes >= 0
     try:
         check_mode(spec, rates, plan)
-        if able.any():
+        if not stopped.all():
             # Rows that cannot run are computed with the others, from lengths that fit a formula.
             safe = replace(plan, **{name: np.maximum(1, sizes) for name, sizes in inputs.items()})
             table.write(order, _columns(spec, rates, safe, capacity_bytes))
     except ConfigError as error:
         table.refuse(order.ravel(), itertools.repeat(str(error), order.size))
         return
-    if not able.all():
-        left = [np.broadcast_to(sizes, order.shape)[~able].tolist() for sizes in inputs.values()]
-        reasons = (
-            why_not(spec, batch, plan.microbatches, prompt, new) or ""
-            for batch, prompt, new in zip(*left, strict=True)
+    left = [np.broadcast_to(sizes, order.shape)[stopped].tolist() for sizes in inputs.values()]
+    reasons = (
+        why_not(
+            spec,
+            code,
+            batch=batch,
+            prompt_tokens=prompt,
+            new_tokens=new,
+            microbatches=plan.microbatches,
         )
-        table.refuse(order[~able], reasons)
+        for code, batch, prompt, new in zip(codes[stopped].tolist(), *left, strict=True)
+    )
+    table.refuse(order[stopped], reasons)
 
 
 def _columns(spec: ModelSpec, rates: Rates, plan: Plan, capacity_bytes: int | None) -> Columns:
@@ -269,14 +272,9 @@ def _memory(spec: ModelSpec, rates: Rates, plan: Plan, capacity_bytes: int | Non
             parts = {name: np.where(more, parts[name], fullest[name]) for name in parts}
         fullest = parts
     found = {name: np.asarray(sizes, dtype=float) for name, sizes in fullest.items()}
-    return {**found, **_fits(found["total_bytes"], capacity_bytes)}
-
-
-def _fits(total: Any, capacity_bytes: int | None) -> Columns:
     if capacity_bytes is None:
-        return {}
-    verdicts = (total * ALLOCATOR_SLACK > capacity_bytes).astype(int) + (total > capacity_bytes)
-    return {"fits": verdicts}
+        return found
+    return {**found, "fits": fit(found["total_bytes"], capacity_bytes)}
 
 
 def numbers(text: str, option: str) -> list[int]:

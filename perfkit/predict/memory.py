@@ -32,6 +32,7 @@ CUBLAS_WORKSPACE_BYTES = 32 * MIB
 """PyTorch's default on sm90: 4096 KiB * 8; aten/src/ATen/cuda/CublasHandlePool.cpp"""
 ALLOCATOR_SLACK = 1.15
 """reserved / allocated of PyTorch's caching allocator is 1.03 to 1.15: below it a fit is tight"""
+VERDICTS = ("fits", "tight", "does not fit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -196,12 +197,14 @@ def allocated_bytes(parts: Mapping[str, Value]) -> Value:
 
 
 def verdict(total_bytes: float, capacity_bytes: int | None) -> str | None:
-    """fits, tight (fits only without allocator slack), does not fit; None when unknown."""
-    if capacity_bytes is None:
-        return None
-    if total_bytes > capacity_bytes:
-        return "does not fit"
-    return "tight" if total_bytes * ALLOCATOR_SLACK > capacity_bytes else "fits"
+    """One of VERDICTS; None when the capacity is unknown."""
+    return None if capacity_bytes is None else VERDICTS[int(fit(total_bytes, capacity_bytes))]
+
+
+def fit(total_bytes: Value, capacity_bytes: int) -> Value:
+    """The place in VERDICTS: it fits, only without allocator slack, or not."""
+    tight = total_bytes * ALLOCATOR_SLACK > capacity_bytes
+    return np.add(tight, total_bytes > capacity_bytes, dtype=int)
 
 
 def check_work(spec: ModelSpec, work: Workload) -> None:

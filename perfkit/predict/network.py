@@ -6,7 +6,7 @@ Ranks fill nodes in order, rank = stage * t + tp_rank, as Slurm's block distribu
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from perfkit.predict.curves import Value
@@ -27,6 +27,11 @@ class Network:
     """of one GPU and direction when all of a node send at once"""
     latency_s: float = ASSUMED_LATENCY_S
 
+    def scaled(self, factor: float) -> "Network":
+        """Bandwidth times `factor`, latency divided by it."""
+        latency_s, bytes_per_s = self.latency_s / factor, self.bytes_per_s * factor
+        return replace(self, latency_s=latency_s, bytes_per_s=bytes_per_s)
+
     def message_s(self, num_bytes: Value) -> Value:
         return self.latency_s + num_bytes / (REACHED * self.bytes_per_s)
 
@@ -38,7 +43,7 @@ class Network:
         nodes = [stage * tp // self.gpus_per_node for stage in range(pp)]
         return sum(before != after for before, after in pairwise(nodes))
 
-    def num_nodes(self, ranks: int) -> int:
+    def num_nodes(self, ranks: Value) -> Value:
         return -(-ranks // self.gpus_per_node)
 
     def all_reduce_s(

@@ -10,7 +10,7 @@ from perfkit.predict.plan import Plan, decode_pass, prefill_pass
 from perfkit.predict.rates import Compute, Rates
 from perfkit.predict.schedule import PassTime
 from perfkit.predict.spec import ModelSpec
-from perfkit.predict.work import Kernels, PassWork, Shard, pass_work
+from perfkit.predict.work import Kernels, PassWork, pass_work
 
 COMM_SPREAD = 0.15
 """of an all-reduce in its place: its ranks never come at the same time"""
@@ -52,15 +52,7 @@ def class_seconds(
     """Seconds of one rank's kernels in one pass, by kind, and of its all-reduces as `comm`."""
     compute = rates.at(plan.active_ranks)
     step = prefill_pass(plan) if phase == "prefill" else decode_pass(plan)
-    shard = Shard(
-        tp=plan.tp,
-        pp=plan.pp,
-        tp_rank=tp_rank,
-        pp_rank=pp_rank,
-        split=plan.split,
-        sharding=plan.sharding,
-    )
-    work = pass_work(spec, shard, step)
+    work = pass_work(spec, plan.shard(tp_rank, pp_rank), step)
     found: dict[str, float] = {}
     for kernel in work.kernels:
         seconds = kernel.count * float(kernel_time(kernel, compute)[0])

@@ -1,7 +1,6 @@
 """What is to be run, whether it can be, and what one pass of it feeds."""
 
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 
@@ -11,9 +10,18 @@ from perfkit.predict.memory import Workload
 from perfkit.predict.rates import Rates
 from perfkit.predict.spec import ModelSpec, dtype_bytes
 from perfkit.predict.tensors import check_layout
-from perfkit.predict.work import Pass
+from perfkit.predict.work import Pass, Shard
 
 DECODES = ("eager", "graph")
+OBSTACLES = (
+    "batch={batch}: use 1 or more.",
+    "prompt_tokens={prompt_tokens}: use 1 or more.",
+    "new_tokens={new_tokens}: use 1 or more.",
+    "{microbatches} microbatches are more than batch={batch}. Use {batch} or fewer.",
+    "{prompt_tokens} + {new_tokens} tokens are more than the {spec.max_positions} positions of "
+    "{spec.id}.",
+)
+"""why a plan cannot run, whatever the layout; the first that holds counts"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +54,24 @@ class Plan:
         """Ranks at work at the same time: min(M, p) stages of t ranks."""
         return min(self.microbatches, self.pp) * self.tp
 
+    def shard(self, tp_rank: int, pp_rank: int) -> Shard:
+        """Where one rank stands."""
+        return Shard(
+            tp=self.tp,
+            pp=self.pp,
+            tp_rank=tp_rank,
+            pp_rank=pp_rank,
+            split=self.split,
+            sharding=self.sharding,
+        )
+
 
 def check_plan(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
     """ConfigError for a plan that cannot run, with what to use."""
     check_mode(spec, rates, plan)
-    reason = why_not(spec, plan.batch, plan.microbatches, plan.prompt_tokens, plan.new_tokens)
-    if reason:
-        raise ConfigError(reason)
+    code = int(obstacle(spec, plan))
+    if code >= 0:
+        raise ConfigError(why_not(spec, code, **sequences(plan), microbatches=plan.microbatches))
 
 
 def check_mode(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
@@ -66,29 +85,26 @@ def check_mode(spec: ModelSpec, rates: Rates, plan: Plan) -> None:
         raise ConfigError(f"the rates are for {rates.dtype}, but the plan is {plan.dtype}.")
 
 
-def why_not(
-    spec: ModelSpec, batch: int, microbatches: int, prompt_tokens: int, new_tokens: int
-) -> str | None:
-    """Why these sequences cannot run; None where they can."""
-    counts = {"batch": batch, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
-    for name, value in counts.items():
-        if value < 1:
-            return f"{name}={value}: use 1 or more."
-    if microbatches > batch:
-        return f"{microbatches} microbatches are more than batch={batch}. Use {batch} or fewer."
-    if prompt_tokens + new_tokens > spec.max_positions:
-        return (
-            f"{prompt_tokens} + {new_tokens} tokens are more than the {spec.max_positions} "
-            f"positions of {spec.id}."
-        )
-    return None
+def obstacle(spec: ModelSpec, plan: Plan) -> Value:
+    """The place in OBSTACLES of what these sequences cannot run for; -1 where they can."""
+    conditions = (
+        plan.batch < 1,
+        plan.prompt_tokens < 1,
+        plan.new_tokens < 1,
+        plan.batch < plan.microbatches,
+        plan.prompt_tokens + plan.new_tokens > spec.max_positions,
+    )
+    return np.select(conditions, range(len(OBSTACLES)), -1)
 
 
-def can_run(spec: ModelSpec, plan: Plan) -> Value:
-    """why_not(...) is None, for arrays."""
-    fewest = reduce(np.minimum, (plan.batch, plan.prompt_tokens, plan.new_tokens))
-    whole = plan.prompt_tokens + plan.new_tokens
-    return (fewest >= 1) & (plan.batch >= plan.microbatches) & (whole <= spec.max_positions)
+def why_not(spec: ModelSpec, code: int, **values: int) -> str:
+    """An obstacle in words; `values` are the plan's own, by their names."""
+    return OBSTACLES[code].format(spec=spec, **values)
+
+
+def sequences(plan: Plan) -> dict[str, Value]:
+    """The fields that may be arrays."""
+    return {name: getattr(plan, name) for name in ("batch", "prompt_tokens", "new_tokens")}
 
 
 def prefill_pass(plan: Plan) -> Pass:

@@ -255,12 +255,7 @@ def scaled(rates: Rates, factor: float) -> Rates:
         compute=tuple(_scaled_compute(entry, factor) for entry in rates.compute),
         all_reduce={k: _scaled_link(v, factor) for k, v in rates.all_reduce.items()},
         link_bytes_per_s=rates.link_bytes_per_s and rates.link_bytes_per_s * factor,
-        network=rates.network
-        and replace(
-            rates.network,
-            bytes_per_s=rates.network.bytes_per_s * factor,
-            latency_s=rates.network.latency_s / factor,
-        ),
+        network=rates.network and rates.network.scaled(factor),
         send_recv=_scaled_link(rates.send_recv, factor) if rates.send_recv else None,
     )
 

@@ -21,7 +21,7 @@ from perfkit.predict.plan import Plan, check_plan, decode_pass, prefill_pass, wo
 from perfkit.predict.rates import Rates
 from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import ModelSpec, spec_from_config
-from perfkit.predict.work import Pass, Shard, hop_bytes, pass_work, same_work
+from perfkit.predict.work import Pass, hop_bytes, pass_work, same_work
 
 TOKEN_BYTES = 8
 """a token id travels as int64"""
@@ -146,14 +146,7 @@ def _schedule(
     times: dict[tuple[Any, ...], PassTime] = {}
 
     def rank_time(tp_rank: int, pp_rank: int) -> PassTime:
-        shard = Shard(
-            tp=plan.tp,
-            pp=plan.pp,
-            tp_rank=tp_rank,
-            pp_rank=pp_rank,
-            split=plan.split,
-            sharding=plan.sharding,
-        )
+        shard = plan.shard(tp_rank, pp_rank)
         alike = same_work(spec, shard, step)
         if alike not in times:
             work = pass_work(spec, shard, step)
