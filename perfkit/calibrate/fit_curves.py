@@ -224,7 +224,7 @@ def fit_collective(
 
     from perfkit.predict.curves import MOVED, Collective, Regime
 
-    least_squares = _least_squares()
+    least_squares = solver()
     if len(sizes) < 2 * REGIMES:
         raise ConfigError(
             f"{kind} over {group} ranks: {len(sizes)} sizes, {2 * REGIMES} are needed. Measure "
@@ -258,7 +258,7 @@ def fit(
     """The parameters with which curve(...).seconds(*work) comes closest to the measured seconds."""
     import numpy as np
 
-    least_squares = _least_squares()
+    least_squares = solver()
     if len(seconds) < FEWEST:
         raise ConfigError(
             f"{what}: {len(seconds)} points, {FEWEST} are needed. Measure again: perfkit calibrate."
@@ -310,10 +310,11 @@ def _errors(logs: Any) -> dict[str, float]:
 
 def check_fitting() -> None:
     """ToolMissing before a minute of measuring rather than after it."""
-    _least_squares()
+    solver()
 
 
-def _least_squares() -> Callable[..., Any]:
+def solver() -> Callable[..., Any]:
+    """scipy's least_squares; ToolMissing without scipy."""
     try:
         from scipy.optimize import least_squares
     except ImportError as error:

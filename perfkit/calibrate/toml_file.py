@@ -12,12 +12,6 @@ DIGITS = 4
 
 def write_toml(document: Mapping[str, Any], versions: Mapping[str, str], path: Path) -> None:
     """ConfigError for a calibration without curves, or of a GPU that gpus.toml does not name."""
-    try:
-        import tomli_w
-    except ImportError as error:
-        raise ToolMissing(
-            f"writing {path} needs tomli-w. Install it: pip install 'perfkit[calibrate]'."
-        ) from error
     if "curves" not in document:
         raise ConfigError(
             f"{path}: curves are measured on GPUs only. Give -o a name that ends in .json."
@@ -35,6 +29,17 @@ def write_toml(document: Mapping[str, Any], versions: Mapping[str, str], path: P
         "versions": dict(versions),
         **document["curves"],
     }
+    write_tables(content, path)
+
+
+def write_tables(content: Mapping[str, Any], path: Path) -> None:
+    """A file that predict/curve_files.py reads again; ToolMissing without tomli-w."""
+    try:
+        import tomli_w
+    except ImportError as error:
+        raise ToolMissing(
+            f"writing {path} needs tomli-w. Install it: pip install 'perfkit[calibrate]'."
+        ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tomli_w.dumps(rounded(content)), encoding="utf-8")
 

@@ -9,9 +9,8 @@ from perfkit.predict.best import GOALS, layouts
 from perfkit.predict.gpus import Gpu
 from perfkit.predict.grid import numbers
 from perfkit.predict.network import Network
-from perfkit.predict.rates import Rates, rates_from_calibration, rates_from_gpu
+from perfkit.predict.rates import Rates, rates_from_file, rates_from_gpu
 from perfkit.predict.spec import ModelSpec
-from perfkit.schema import read_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,7 @@ def find_rates(
     gpu: Gpu | None, calibration: Path | None, dtype: str | None, models_dir: Path | None
 ) -> Rates:
     if calibration is not None:
-        return rates_from_calibration(read_json(calibration), dtype)
+        return rates_from_file(calibration, dtype, models_dir)
     if gpu is None:
         raise ConfigError("no rates. Give --gpu ID for peak rates or --calibration FILE.")
     return rates_from_gpu(gpu, dtype or "bfloat16", models_dir)

@@ -46,19 +46,24 @@ PHASES = ("prefill", "decode")
 def class_table(analysis: Analysis, spec: ModelSpec, rates: Rates, plan: Plan) -> pl.DataFrame:
     """CLASSES of every rank with a trace of a GPU; empty when there is none."""
     rows: list[dict[str, Any]] = []
+    for rank, phase, measured in traced_classes(analysis):
+        place = {"tp_rank": rank % plan.tp, "pp_rank": rank // plan.tp}
+        predicted = by_class(class_seconds(spec, rates, plan, phase, **place))
+        rows += _rows(rank, phase, predicted, measured)
+    return pl.DataFrame(rows, schema=CLASSES)
+
+
+def traced_classes(analysis: Analysis) -> Iterator[tuple[int, str, dict[str, float | None]]]:
+    """(rank, phase, seconds of each class in one pass) of every rank with a trace of a GPU."""
     for (rank, device), mine in analysis.activities.group_by("rank", "device", maintain_order=True):
         if not on_gpu(mine):
             continue
         number = int(str(rank))
         windows = windows_of(mine, analysis.ranges.filter(rank=number))
         waits = analysis.waits.filter(rank=number, device=device)
-        place = {"tp_rank": number % plan.tp, "pp_rank": number // plan.tp}
         for phase in PHASES:
             if phase in windows:
-                measured = measured_classes(mine, waits, *windows[phase])
-                predicted = _by_class(class_seconds(spec, rates, plan, phase, **place))
-                rows += _rows(number, phase, predicted, measured)
-    return pl.DataFrame(rows, schema=CLASSES)
+                yield number, phase, measured_classes(mine, waits, *windows[phase])
 
 
 def measured_classes(
@@ -85,7 +90,8 @@ def _within(times: Any, starts: Any, ends: Any) -> pl.Series:
     return pl.Series((at >= 0) & (times < ends[order][np.maximum(at, 0)]), dtype=pl.Boolean)
 
 
-def _by_class(kinds: Mapping[str, float]) -> dict[str, float]:
+def by_class(kinds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of kinds of predicted kernels, as classes."""
     found: dict[str, float] = {}
     for kind, seconds in kinds.items():
         found[KINDS[kind]] = found.get(KINDS[kind], 0.0) + seconds

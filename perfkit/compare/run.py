@@ -17,7 +17,7 @@ from perfkit.ingest.frames import QUALITY, finding
 from perfkit.measures import memory_in_use
 from perfkit.predict.gpus import gpu_of_device, load_gpu
 from perfkit.predict.plan import Plan
-from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_calibration, rates_from_gpu
+from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_file, rates_from_gpu
 from perfkit.predict.spec import dtype_bytes, spec_from_config
 from perfkit.predict.time import predict
 from perfkit.schema import RunFolder, read_json
@@ -131,9 +131,8 @@ def find_rates(
     dtype = run["config"]["dtype"]
     chosen = calibration or (own if gpu is None and complete(own) else None)
     if chosen is not None:
-        document = read_json(chosen)
-        name = f"measured on {document.get('device_name')}, {document.get('date')}"
-        return rates_from_calibration(document, dtype), name
+        rates = rates_from_file(chosen, dtype, models_dir)
+        return rates, f"measured on {rates.name}, {rates.date}"
     gpu = gpu or gpu_of_device(run["hardware"].get("gpus", []), models_dir)
     if gpu is None:
         config = run["config"]

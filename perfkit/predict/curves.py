@@ -162,7 +162,7 @@ def scaled_curves(curves: Curves, factor: float) -> Curves:
     }
     return replace(
         curves,
-        **{name: _scaled(getattr(curves, name), factor) for name in KERNELS},
+        **{name: scaled_kernel(getattr(curves, name), factor) for name in KERNELS},
         collectives=regimes,
         replay_s=curves.replay_s / factor,
         hop_s=None if curves.hop_s is None else curves.hop_s / factor,
@@ -183,7 +183,8 @@ RATES = ("flops_per_s", "bytes_per_s")
 LATENCIES = ("start_s", "ramp_s", "head_s")
 
 
-def _scaled(curve: Any, factor: float) -> Any:
+def scaled_kernel(curve: Any, factor: float) -> Any:
+    """One kernel's curve with its rates times `factor`, its latencies divided by it."""
     rates = {name: getattr(curve, name) * factor for name in RATES if hasattr(curve, name)}
     times = {name: getattr(curve, name) / factor for name in LATENCIES if hasattr(curve, name)}
     return replace(curve, **rates, **times)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from perfkit.errors import ConfigError
-from perfkit.predict.curve_files import curves_from_tables, find_curves
+from perfkit.predict.curve_files import CurvesFile, curves_from_tables, find_curves, read_curves
 from perfkit.predict.curves import (
     KERNELS,
     Curves,
@@ -23,8 +23,9 @@ from perfkit.predict.curves import (
     Value,
     scaled_curves,
 )
-from perfkit.predict.gpus import Gpu
+from perfkit.predict.gpus import Gpu, load_gpu
 from perfkit.predict.network import Network
+from perfkit.schema import read_json
 
 SPEC, MICROBENCHMARK, ASSUMED = "spec", "microbenchmark", "assumed"
 
@@ -94,6 +95,8 @@ class Rates:
     provenance: Mapping[str, str] = field(default_factory=dict)
     network: Network | None = None
     """between nodes; None: every pair of ranks has the GPU's own link"""
+    date: str = "unknown"
+    """when it was measured"""
     held_in: tuple[str, ...] = ()
     """recorded runs that some of the numbers come from: no test of a prediction"""
 
@@ -169,7 +172,21 @@ def ring_all_reduce(group: int, link_bytes_per_s: float) -> Link:
 def rates_from_gpu(gpu: Gpu, dtype: str, models_dir: Path | None = None) -> Rates:
     """The GPU's measured curves where somebody measured them, else its data sheet's peaks times
     what Hopper GPUs reach of theirs; latencies are assumed then, and all of it is marked so."""
-    measured = find_curves(gpu.id, dtype, models_dir)
+    return rates_from_curves(gpu, dtype, find_curves(gpu.id, dtype, models_dir))
+
+
+def rates_from_file(path: Path, dtype: str | None, models_dir: Path | None = None) -> Rates:
+    """Rates of what `perfkit calibrate -o` wrote, calibration.json or GPU-DTYPE.toml; ConfigError
+    for another dtype."""
+    if path.suffix != ".toml":
+        return rates_from_calibration(read_json(path), dtype)
+    measured = read_curves(path)
+    _same_dtype(measured.dtype, dtype)
+    return rates_from_curves(load_gpu(measured.gpu, models_dir), measured.dtype, measured)
+
+
+def rates_from_curves(gpu: Gpu, dtype: str, measured: CurvesFile | None) -> Rates:
+    """The data sheet's rates under measured curves, or under assumed ones."""
     curves = measured.curves if measured else assumed_curves(gpu, dtype)
     compute = Compute(
         active_ranks=None,
@@ -190,6 +207,7 @@ def rates_from_gpu(gpu: Gpu, dtype: str, models_dir: Path | None = None) -> Rate
             "link_bytes_per_s": SPEC,
             **curves.provenance,
         },
+        date=measured.date if measured else "unknown",
         held_in=measured.held_in if measured else (),
     )
 
@@ -225,11 +243,7 @@ def assumed_curves(gpu: Gpu, dtype: str) -> Curves:
 def rates_from_calibration(document: Mapping[str, Any], dtype: str | None = None) -> Rates:
     """Measured rates of calibration.json; ConfigError for another dtype or a missing part."""
     measured = str(_need(document, "dtype"))
-    if dtype is not None and dtype != measured:
-        raise ConfigError(
-            f"the calibration is for {measured}, but {dtype} was asked for. "
-            f"Calibrate in {dtype} or ask for {measured}.",
-        )
+    _same_dtype(measured, dtype)
     source = str(document.get("source", MICROBENCHMARK))
     tables = document.get("curves")
     curves = curves_from_tables(tables) if tables else None
@@ -245,7 +259,16 @@ def rates_from_calibration(document: Mapping[str, Any], dtype: str | None = None
         # The smallest group that sends: two ranks, neighbours in the pipeline.
         send_recv=_link(send_recv[min(send_recv, key=int)]) if send_recv else None,
         provenance=dict.fromkeys(names, source),
+        date=str(document.get("date", "unknown")),
     )
+
+
+def _same_dtype(measured: str, asked: str | None) -> None:
+    if asked is not None and asked != measured:
+        raise ConfigError(
+            f"the calibration is for {measured}, but {asked} was asked for. "
+            f"Calibrate in {asked} or ask for {measured}.",
+        )
 
 
 def scaled(rates: Rates, factor: float) -> Rates:
