@@ -31,6 +31,7 @@ OTHER, TRANSFER = "other compute", "NCCL transfer"
 KINDS = {
     "gemm": "gemm",
     "product": "gemm",
+    "grouped": "gemm",
     "decode_attention": "attention",
     "prefill_attention": "attention",
     "elementwise": OTHER,

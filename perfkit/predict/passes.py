@@ -6,11 +6,13 @@ from statistics import NormalDist
 import numpy as np
 
 from perfkit.predict.curves import Curves, Stream, Value
+from perfkit.predict.experts import EXPERT_SPREAD, GROUPED_PRODUCT
+from perfkit.predict.kernels import Kernels
 from perfkit.predict.plan import Plan, decode_pass, prefill_pass
 from perfkit.predict.rates import Compute, Rates
 from perfkit.predict.schedule import PassTime
 from perfkit.predict.spec import ModelSpec
-from perfkit.predict.work import Kernels, PassWork, pass_work
+from perfkit.predict.work import PassWork, pass_work
 
 COMM_SPREAD = 0.15
 """of an all-reduce in its place: its ranks never come at the same time"""
@@ -63,6 +65,8 @@ def class_seconds(
 
 def spread_of(kernel: Kernels, spread: Mapping[str, float]) -> Value:
     """Standard deviation of log(predicted / measured) of the kernel's curve."""
+    if kernel.kind == "grouped":
+        return EXPERT_SPREAD
     if kernel.kind != "product":
         return spread.get(kernel.kind, UNKNOWN_SPREAD)
     one, more = (spread.get(name, UNKNOWN_SPREAD) for name in ("vector", "gemm"))
@@ -107,6 +111,8 @@ def curve_seconds(kernel: Kernels, curves: Curves) -> Value:
         case "product":
             several = curves.gemm.seconds(kernel.flops, kernel.num_bytes)
             return np.where(kernel.rows == 1, curves.vector.seconds(kernel.num_bytes), several)
+        case "grouped":
+            return GROUPED_PRODUCT * curves.gemm.seconds(kernel.flops, kernel.num_bytes)
         case "decode_attention":
             return curves.decode_attention.seconds(kernel.num_bytes, kernel.heads)
         case "prefill_attention":

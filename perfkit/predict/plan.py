@@ -6,11 +6,11 @@ import numpy as np
 
 from perfkit.errors import ConfigError
 from perfkit.predict.curves import Value
+from perfkit.predict.kernels import Pass, Shard
 from perfkit.predict.memory import Workload
 from perfkit.predict.rates import Rates
 from perfkit.predict.spec import ModelSpec, dtype_bytes
 from perfkit.predict.tensors import check_layout
-from perfkit.predict.work import Pass, Shard
 
 DECODES = ("eager", "graph")
 OBSTACLES = (

@@ -181,14 +181,14 @@ def active_parameters(spec: ModelSpec) -> int:
     return sum(parts.values()) - looked_up - parts["experts"] + chosen
 
 
-def distinct_experts(spec: ModelSpec, tokens: float) -> float:
+def distinct_experts(spec: ModelSpec, tokens: Any) -> Any:
     """Experts of one layer that a batch of B tokens is expected to reach: E (1 - (1 - k/E)^B).
 
     Exact where each token's k experts are drawn evenly and alone; a real router prefers some, so
     it is an upper bound. Their weights are what a decode step reads. Qwen3-30B-A3B (E 128, k 8):
     8 for one token, 51.6 for 8, 126 for 64.
     """
-    missed: float = (1 - spec.experts_per_token / spec.num_experts) ** tokens
+    missed = (1 - spec.experts_per_token / spec.num_experts) ** tokens
     return spec.num_experts * (1 - missed)
 
 

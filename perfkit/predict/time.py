@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from perfkit.predict.curves import Value
+from perfkit.predict.kernels import Pass
 from perfkit.predict.memory import rank_parts
 from perfkit.predict.passes import pass_time
 from perfkit.predict.plan import Plan, check_plan, decode_pass, prefill_pass, workload
 from perfkit.predict.rates import Rates
 from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import ModelSpec, spec_from_config
-from perfkit.predict.work import Pass, hop_bytes, pass_work, same_work
+from perfkit.predict.work import hop_bytes, pass_work, same_work
 
 TOKEN_BYTES = 8
 """a token id travels as int64"""

@@ -15,16 +15,25 @@ import numpy as np
 
 from perfkit.errors import ConfigError
 from perfkit.predict.curves import Value
+from perfkit.predict.experts import expert_kernels
+from perfkit.predict.kernels import Kernels, Pass, Shard, several
 from perfkit.predict.spec import LayerKind, ModelSpec, count_kinds
 from perfkit.predict.tensors import TensorSpec, kv_heads_of_rank, local_tensors, stage_layers
 
-GEMM_ROLES = ("qkv", "o", "gate_up", "down", "project", "head")
+GEMM_ROLES = ("qkv", "o", "gate_up", "down", "project", "router", "head")
 PACKED = ("qkv", "gate_up")
 
-DISPATCHES_PER_LAYER = {"llama": 40, "mistral": 40, "qwen2": 40, "qwen3": 56, "opt": 15}
+DISPATCHES_PER_LAYER = {
+    **{"llama": 40, "mistral": 40, "qwen2": 40, "qwen3": 56, "opt": 15},
+    **{"mixtral": 59, "qwen3_moe": 75, "gpt_oss": 77},
+}
 """operators that launch work in one decode step of one eager layer; views not counted"""
-DISPATCHES_PER_LAYER_TP = {"llama": 45, "mistral": 45, "qwen2": 45, "qwen3": 61, "opt": 26}
-"""the same under AutoTP with tp > 1, its two all-reduces included"""
+DISPATCHES_PER_LAYER_TP = {
+    **{"llama": 45, "mistral": 45, "qwen2": 45, "qwen3": 61, "opt": 26},
+    **{"mixtral": 63, "qwen3_moe": 79, "gpt_oss": 81},
+}
+"""the same under AutoTP with tp > 1, its two all-reduces included; of experts, where AutoTP divides
+the attention only, four more by its share of a Llama layer's"""
 DISPATCHES_PER_PASS = 27
 """once per pass: embedding, positions, rotary table, mask, final norm, head.
 All three: TorchDispatchMode, transformers 5.23, torch 2.13, deepspeed 0.19.8, bf16 on the CPU."""
@@ -35,61 +44,11 @@ KV_COPIES_EAGER = 2
 STRIDED_PER_LAYER, CONTIGUOUS_PER_LAYER = 18, 14
 """elementwise kernels of an eager Llama layer with a prompt: on transposed tensors or between
 dtypes, and others; counted in the trace h200-8b-tp1-b32-graph, transformers 5.17"""
+SCORE_KERNELS, SCORE_PASSES = 6, 11
+"""of an eager attention with sinks, beside its two products: mask, sinks, maximum, difference,
+softmax and copy, each over b*N*n*S scores; how often they are read or written"""
 KERNELS_PER_STEP = 12
 """small kernels of a captured step outside its layers: embedding, rotary table, norm, argmax"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """Where one rank stands in the layout."""
-
-    tp: int
-    pp: int
-    tp_rank: int
-    pp_rank: int
-    split: tuple[int, ...] | None = None
-    sharding: str = "deepspeed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Pass:
-    """One forward of one microbatch; numbers, or arrays of them for many plans of one layout."""
-
-    sequences: Value
-    tokens: Value
-    """1 in a decode step"""
-    context: Value
-    """mean number of tokens that the last new token attends to"""
-    bytes_per_value: int
-    eager: bool = True
-
-    @property
-    def rows(self) -> Value:
-        return self.sequences * self.tokens
-
-    @property
-    def prefill(self) -> bool:
-        return bool(np.max(self.tokens) > 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Kernels:
-    """`count` kernels of one kind; all other numbers are of one of them."""
-
-    kind: str
-    """a curve of predict/curves.py: gemm, decode_attention, prefill_attention, elementwise,
-    strided; or product: a captured step's, a vector's curve at one row and a gemm's above"""
-    count: int
-    flops: Value
-    num_bytes: Value
-    rows: Value = 0
-    """m of a GEMM"""
-    weight_values: int = 0
-    """n * k of a GEMM"""
-    heads: Value = 0
-    """b N of a decode attention"""
-    tokens: Value = 0
-    """S of a prefill attention"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,18 +67,18 @@ class PassWork:
 
 def pass_work(spec: ModelSpec, shard: Shard, step: Pass) -> PassWork:
     """Kernels, dispatches and collectives of one rank in one pass."""
-    if spec.num_experts or spec.model_type not in DISPATCHES_PER_LAYER:
-        what = f"{spec.num_experts} experts a layer" if spec.num_experts else spec.model_type
+    if spec.model_type not in DISPATCHES_PER_LAYER:
         raise ConfigError(
-            f"{spec.id} ({what}): its memory is predicted, its time is not. Measure it with "
-            "`perfkit run`, or count its memory with `perfkit memory`.",
+            f"{spec.id} ({spec.model_type}): its memory is predicted, its time is not: nobody has "
+            "counted the kernels of its steps. Count its memory with `perfkit memory`.",
         )
     stage = stage_layers(spec.num_layers, shard.pp, shard.split)[shard.pp_rank]
-    layers = len(stage)
+    layers, kinds = len(stage), count_kinds(spec, stage)
     kernels = (
         *(_gemm(g, step) for g in _gemms(spec, shard, packed=not step.eager)),
-        *(_attention(spec, shard, step, kind, n) for kind, n in count_kinds(spec, stage)),
+        *(_attention(spec, shard, step, kind, n) for kind, n in kinds),
         *(_unfused if step.eager else _fused)(spec, shard, step, layers),
+        *expert_kernels(spec, shard, step, sum(kind.experts * n for kind, n in kinds)),
     )
     return PassWork(
         kernels=kernels,
@@ -225,6 +184,8 @@ def _attention(spec: ModelSpec, shard: Shard, step: Pass, kind: LayerKind, layer
     context = step.context if kind.window is None else np.minimum(step.context, kind.window)
     prefill = step.prefill
     pairs = step.tokens * (step.tokens + 1) / 2 if prefill else context
+    if prefill and spec.sinks:
+        pairs = step.tokens**2  # no fused kernel: all scores, masked later
     heads = kv_heads * spec.query_heads_per_kv_head
     query = heads * spec.head_dim
     cache = 2 * step.sequences * context * kv_heads * spec.head_dim * step.bytes_per_value
@@ -258,12 +219,16 @@ def _unfused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Ke
         even += (16 + e) * heads * spec.head_dim
         strided += (12 + 3 * e) * heads * spec.head_dim
     kernels = [
-        _several("elementwise", layers, CONTIGUOUS_PER_LAYER, rows * even),
-        _several("strided", layers, STRIDED_PER_LAYER, rows * strided),
+        several("elementwise", layers, CONTIGUOUS_PER_LAYER, rows * even),
+        several("strided", layers, STRIDED_PER_LAYER, rows * strided),
     ]
+    if spec.sinks:
+        queries = kv_heads * spec.query_heads_per_kv_head
+        scores = step.rows * queries * step.context * e
+        kernels.append(several("elementwise", layers, SCORE_KERNELS, SCORE_PASSES * scores))
     if not step.prefill:
         cached = 2 * step.sequences * step.context * kv_heads * spec.head_dim * e
-        kernels.append(_several("elementwise", layers, 2, KV_COPIES_EAGER * cached))
+        kernels.append(several("elementwise", layers, 2, KV_COPIES_EAGER * cached))
     return tuple(kernels)
 
 
@@ -275,17 +240,9 @@ def _fused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Kern
     heads = kv_heads * (spec.query_heads_per_kv_head + 2)
     columns = spec.intermediate / shard.tp
     return (
-        _several("elementwise", layers, 1, rows * 2 * e * heads * spec.head_dim),
-        _several("elementwise", layers, 2, rows * 8 * e * spec.hidden),
-        _several("elementwise", layers, 1, rows * 3 * e * columns),
-        *(
-            [_several("elementwise", layers, 4, rows * 4 * e * heads * spec.head_dim)]
-            * spec.qk_norm
-        ),
-        _several("elementwise", 1, KERNELS_PER_STEP, 0.0),
+        several("elementwise", layers, 1, rows * 2 * e * heads * spec.head_dim),
+        several("elementwise", layers, 2, rows * 8 * e * spec.hidden),
+        several("elementwise", layers, 1, rows * 3 * e * columns),
+        *([several("elementwise", layers, 4, rows * 4 * e * heads * spec.head_dim)] * spec.qk_norm),
+        several("elementwise", 1, KERNELS_PER_STEP, 0.0),
     )
-
-
-def _several(kind: str, layers: int, per_layer: int, num_bytes: Value) -> Kernels:
-    """`per_layer` kernels of each layer that share its bytes evenly."""
-    return Kernels(kind=kind, count=layers * per_layer, flops=0.0, num_bytes=num_bytes / per_layer)

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,13 +14,14 @@ from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_config, load_spec
 from perfkit.predict.gpus import load_gpu
 from perfkit.predict.grid import numbers, predict_frame
+from perfkit.predict.kernels import Pass, Shard
 from perfkit.predict.network import Network
-from perfkit.predict.plan import Plan
+from perfkit.predict.plan import Plan, decode_pass
 from perfkit.predict.rates import Compute, Link, Rates, rates_from_gpu, scaled
 from perfkit.predict.schedule import BOTTLENECKS, PassTime, Schedule, bottleneck
 from perfkit.predict.spec import num_parameters
 from perfkit.predict.time import predict, predict_run
-from perfkit.predict.work import Pass, Shard, pass_work
+from perfkit.predict.work import pass_work
 
 LLAMA_8B = load_spec("llama-3.1-8b")
 LLAMA_70B = load_spec("llama-3.3-70b")
@@ -339,10 +341,47 @@ def test_more_microbatches_than_sequences_are_refused_row_by_row() -> None:
     assert second is None
 
 
+@pytest.mark.parametrize(
+    ("model", "measured_ms"),
+    [
+        ("gpt-oss-20b", 5.05),
+        ("gpt-oss-120b", 7.48),
+        ("qwen3-30b-a3b", 7.68),
+        ("mixtral-8x7b", 9.44),
+    ],
+)
+def test_experts_on_two_h200_are_as_fast_as_they_were(model: str, measured_ms: float) -> None:
+    """Captured, random routing; the two constants of predict/experts.py come from these four."""
+    plan = Plan(tp=2, decode="graph", prompt_tokens=2048, new_tokens=9)
+    found = predict(load_spec(model), H200, plan)
+    assert 1e3 * found["tpot_s"] == pytest.approx(measured_ms, rel=0.1)
+    assert found["tpot_p05_s"] < measured_ms / 1e3 < found["tpot_p95_s"]
+
+
+def test_a_batch_reads_more_experts_until_it_reads_all() -> None:
+    """Qwen3-30B-A3B, 128 experts, 8 a token: one more token reads 8 more at first, then none."""
+    plan = Plan(tp=2, decode="graph", batch=np.array([1, 2, 256, 257]), new_tokens=9)
+    spec = load_spec("qwen3-30b-a3b")
+    work = pass_work(spec, plan.shard(0, 0), decode_pass(plan))
+    grouped = [k.num_bytes for k in work.kernels if k.kind == "grouped"]
+    first, second, late, later = sum(grouped)  # a layer's two products
+    weights = 3 * spec.hidden * spec.expert_intermediate / 2 * 2
+    assert (second - first) / weights == pytest.approx(7.5, rel=0.02)
+    assert (later - late) / weights < 0.02
+
+
 @pytest.mark.parametrize("family", WITH_EXPERTS)
-def test_the_time_of_experts_is_not_guessed(family: str) -> None:
+def test_experts_are_predicted_in_both_modes(family: str) -> None:
+    for decode in ("eager", "graph"):
+        found = predict_run(
+            WITH_EXPERTS[family], H200, tp=2, decode=decode, prompt_tokens=8, new_tokens=4
+        )
+        assert 0 < found["tpot_p05_s"] < found["tpot_s"] < found["tpot_p95_s"]
+
+
+def test_a_family_whose_steps_nobody_counted_is_not_guessed() -> None:
     with pytest.raises(ConfigError, match="its memory is predicted, its time is not"):
-        predict_run(WITH_EXPERTS[family], H200, tp=2, prompt_tokens=8, new_tokens=4)
+        predict(load_spec("deepseek-v3"), H200, Plan(tp=8, prompt_tokens=8, new_tokens=4))
 
 
 @pytest.mark.parametrize("family", TINY)
