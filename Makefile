@@ -70,6 +70,7 @@ bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one r
 	$(BIN)/python tests/benchmarks/kineto_speed.py
 	$(BIN)/python tests/benchmarks/many_ranks.py
 	$(BIN)/python tests/benchmarks/predict_speed.py
+	$(BIN)/python tests/benchmarks/other_predictors.py $(if $(OTHER),--other $(OTHER))
 
 clean:  ## Remove the virtual environment and the runs
 	rm -rf $(VENV) runs
