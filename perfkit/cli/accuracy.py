@@ -23,6 +23,13 @@ TITLES = {
 
 def command(
     runs: list[Path] = typer.Argument(help="Run folders, or a folder of them such as traces/."),
+    frozen: list[Path] = typer.Option(
+        [],
+        "--frozen",
+        metavar="FILE",
+        help="Score what `perfkit predict --format json -o FILE` said before the runs, instead of "
+        "predicting again. May be given several times.",
+    ),
     each: bool = typer.Option(False, "--each", help="A row for each run instead of the scores."),
     format: Format = FORMAT_OPTION,
 ) -> None:
@@ -33,9 +40,13 @@ def command(
     import polars as pl
 
     from perfkit.compare.accuracy import predicted_runs, scores
+    from perfkit.compare.frozen import read_frozen
     from perfkit.report.tables import render
 
-    predicted, left_out = predicted_runs(run_folders(runs))
+    files = [read_frozen(path) for path in frozen]
+    for file in files:
+        story(f"frozen {file.made_at:%Y-%m-%d %H:%M} UTC: {file.path}, sha256 {file.sha256}")
+    predicted, left_out = predicted_runs(run_folders(runs), files)
     for line in left_out:
         story(f"left out: {line}")
     held_in = predicted.filter("held_in")["run"].unique(maintain_order=True).to_list()
@@ -49,7 +60,8 @@ def command(
         if each:
             frame = frame.with_columns(_readable(name) for name in ("predicted", "measured"))
     columns = each_columns() if each else score_columns()
-    title = "Predicted again, beside what was measured" if each else "Errors of predictions"
+    how = "Predicted before the runs" if frozen else "Predicted again"
+    title = f"{how}, beside what was measured" if each else "Errors of predictions"
     result(render(frame, columns, format.value, title=title))
     closing(None, f"perfkit accuracy {runs[0]} --each" if not each else "perfkit compare RUN")
 

@@ -1,7 +1,8 @@
 """How good are the predictions? Every recorded run predicted again, and the errors by kind.
 
 Runs that a number of the calibration comes from (held_in) are listed and not counted. A run is
-predicted from its configuration and from rates, never from its times.
+predicted from its configuration and from rates, never from its times; or its prediction is read
+from a file that was made before it ran (compare/frozen.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from perfkit.compare.frozen import Frozen, frozen_prediction
 from perfkit.compare.run import compared, find_rates, plan_of
 from perfkit.errors import ConfigError
 from perfkit.ingest.timers import concatenated, measure_passes, read_timers, summarise
@@ -63,15 +65,28 @@ GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "batch > 1, graph": lambda row: row["batch"] > 1 and row["decode"] == "graph",
 }
 """what is scored apart; a GPU and a model each are groups, too"""
+AXES = {
+    "batch": "unseen batch",
+    "prompt_tokens": "unseen prompt length",
+    "model": "unseen model",
+    "tp": "unseen TP",
+    "pp": "unseen PP",
+}
+"""captured runs whose value no held-in run of the same GPU has"""
 
 
-def predicted_runs(paths: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
-    """PREDICTED of every run folder that can be predicted, and why the others are left out."""
+def predicted_runs(
+    paths: Sequence[Path], frozen: Sequence[Frozen] = ()
+) -> tuple[pl.DataFrame, list[str]]:
+    """PREDICTED of every run folder that can be predicted, and why the others are left out.
+
+    With `frozen`, of the runs that were predicted before they started, by those predictions.
+    """
     rows: list[dict[str, Any]] = []
     left_out = []
     for path in paths:
         try:
-            rows += _rows(path)
+            rows += _rows(path, frozen)
         except ConfigError as error:
             left_out.append(f"{path.name}: {error}")
     return pl.DataFrame(rows, schema=PREDICTED), left_out
@@ -84,6 +99,7 @@ def scores(predicted: pl.DataFrame) -> pl.DataFrame:
     for key in ("gpu", "model"):
         for value in sorted({row[key] for row in rows}):
             groups[value] = partial(_has, key, value)
+    groups |= _unseen(predicted.filter("held_in"))
     found = []
     for measure in dict.fromkeys(row["measure"] for row in rows):
         for group, belongs in groups.items():
@@ -91,6 +107,20 @@ def scores(predicted: pl.DataFrame) -> pl.DataFrame:
             if chosen:
                 found.append({"measure": measure, "group": group, **_score(chosen)})
     return pl.DataFrame(found, schema=SCORES)
+
+
+def _unseen(held_in: pl.DataFrame) -> dict[str, Callable[[dict[str, Any]], bool]]:
+    """Groups of AXES; none when it is not known what the calibrations come from."""
+    if held_in.is_empty():
+        return {}
+    return {
+        f"{name}, graph": partial(_is_new, key, set(held_in.select("gpu", key).rows()))
+        for key, name in AXES.items()
+    }
+
+
+def _is_new(key: str, seen: set[tuple[Any, ...]], row: dict[str, Any]) -> bool:
+    return row["decode"] == "graph" and (row["gpu"], row[key]) not in seen
 
 
 def _has(key: str, value: str, row: dict[str, Any]) -> bool:
@@ -111,7 +141,7 @@ def _score(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, frozen: Sequence[Frozen]) -> Iterator[dict[str, Any]]:
     folder, run = open_run(path)
     if run.get("task") != "inference" or not run.get("model") or run.get("state") != "finished":
         raise ConfigError("no finished run of the engine")
@@ -121,15 +151,19 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     plan = plan_of(path, run)
     measured = _measured(folder, config["pp"] - 1)
     rates, _source = find_rates(path, run, None, None, None)
-    found = predict_run(run["model"]["config"], rates, model_id=run["model"]["id"], **plan)
-    found["allocated_bytes"] = max(allocated_bytes(_sizes(rank)) for rank in found["ranks"])
+    model = run["model"]["id"]
+    if frozen:
+        found = frozen_prediction(frozen, model, rates.name, plan, run["started_at"])
+    else:
+        found = predict_run(run["model"]["config"], rates, model_id=model, **plan)
+        found["allocated_bytes"] = max(allocated_bytes(_sizes(rank)) for rank in found["ranks"])
     common = {
         "run": path.name,
         "gpu": rates.name,
-        "model": run["model"]["id"],
+        "model": model,
         **{name: plan[name] for name in ("decode", "tp", "pp", "microbatches", "batch")},
         "prompt_tokens": plan["prompt_tokens"],
-        "held_in": path.name in rates.held_in,
+        "held_in": not frozen and path.name in rates.held_in,
     }
     peaks = [memory_in_use(rank).get("max_allocated_bytes") for rank in run.get("layout", [])]
     if allocated := [peak for peak in peaks if peak is not None]:

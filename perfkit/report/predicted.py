@@ -6,6 +6,8 @@ from pathlib import Path
 import polars as pl
 import polars.selectors as cs
 
+from perfkit import __version__
+from perfkit.collect.supervise import now
 from perfkit.errors import ConfigError
 from perfkit.predict.gpus import Gpu
 from perfkit.predict.memory import GIB
@@ -69,7 +71,12 @@ def rendered(frame: pl.DataFrame, rates: Rates, fmt: str) -> str:
     if fmt in ("table", "md"):
         marks = {reason: f"[{mark}]" for mark, reason in enumerate(_reasons(frame), start=1)}
         frame = frame.with_columns(pl.col("refused").replace(marks))
-    extra = {"kind": "predicted", "provenance": dict(rates.provenance)}
+    extra = {
+        "kind": "predicted",
+        "made_at": now(),
+        "perfkit": __version__,
+        "provenance": dict(rates.provenance),
+    }
     title = ", ".join(
         (f"Predicted, {rates.name}, {rates.dtype}, rates: {rates.summary}", *_shared(frame))
     )

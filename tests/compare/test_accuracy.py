@@ -1,5 +1,6 @@
 """The scoreboard of predictions over the recorded runs."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from perfkit.cli.main import app
 from perfkit.compare.accuracy import predicted_runs, scores
+from perfkit.compare.frozen import read_frozen
 
 TRACES = Path(__file__).parents[2] / "traces"
 
@@ -63,3 +65,70 @@ def test_what_cannot_be_predicted_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["accuracy", str(tmp_path)])
     assert "none has a run.json" in str(answer.exception)
+
+
+def test_unseen_values_are_those_of_no_held_in_run(recorded: pl.DataFrame) -> None:
+    """Held in on the H200: batches 1 and 4, 512 and 2048 tokens, 8B, TP 1 and 2, PP 1."""
+    found = scores(recorded).filter(measure="tpot_s")
+    runs = dict(found.select("group", "runs").rows())
+    assert runs["unseen batch, graph"] == 9
+    assert runs["unseen PP, graph"] == runs["PP > 1, graph"]
+    assert 0 < runs["unseen prompt length, graph"] < runs["graph"]
+    assert runs["unseen model, graph"] >= 7
+
+
+def frozen(folder: Path) -> Path:
+    """What the command said of the run h200-8b-tp1-b8-graph, and of another batch."""
+    out = folder / "frozen.json"
+    words = "--gpu h200-sxm --decode graph --batch 8,16 --prompt 2048 --new 33 --format json"
+    made = CliRunner().invoke(app, ["predict", "llama-3.1-8b", *words.split(), "-o", str(out)])
+    assert made.exit_code == 0, made.output
+    return out
+
+
+def started(folder: Path, name: str, when: str) -> None:
+    shutil.copytree(TRACES / name, folder / name)
+    path = folder / name / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "started_at": when}))
+
+
+def test_a_prediction_made_before_a_run_is_scored_beside_it(tmp_path: Path) -> None:
+    file = frozen(tmp_path)
+    started(tmp_path, "h200-8b-tp1-b8-graph", "2126-01-01T00:00:00.000+00:00")
+    started(tmp_path, "h200-8b-tp1-b32-graph", "2126-01-01T00:00:00.000+00:00")
+    words = ["accuracy", str(tmp_path), "--frozen", str(file), "--each", "--format", "json"]
+    answer = CliRunner().invoke(app, words)
+    assert answer.exit_code == 0, answer.output
+    assert f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in answer.stderr
+    assert "h200-8b-tp1-b32-graph: no frozen prediction of this configuration" in answer.stderr
+    rows = {row["measure"]: row for row in json.loads(answer.stdout)["rows"]}
+    said = json.loads(file.read_text())["rows"][0]
+    assert rows["tpot_s"]["predicted"] == said["tpot_ms"] / 1e3
+    assert rows["tpot_s"]["measured"] == pytest.approx(5.32e-3, rel=0.01)
+    assert rows["tpot_s"]["held_in"] is False
+    assert rows["allocated_bytes"]["error"] == pytest.approx(0, abs=0.01)
+
+
+def test_a_prediction_made_after_the_run_is_none(tmp_path: Path) -> None:
+    file = frozen(tmp_path)
+    started(tmp_path, "h200-8b-tp1-b8-graph", "2026-11-22T00:00:00.000+00:00")
+    answer = CliRunner().invoke(app, ["accuracy", str(tmp_path), "--frozen", str(file)])
+    assert "its prediction was made after it started" in answer.stderr
+    assert "none of the runs can be predicted" in str(answer.exception)
+
+
+def test_a_file_that_is_no_prediction_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"schema_version": 1, "rows": []}')
+    words = ["accuracy", str(TRACES), "--frozen", str(tmp_path / "other.json")]
+    answer = CliRunner().invoke(app, words)
+    assert "is no frozen prediction" in str(answer.exception)
+
+
+def test_frozen_predictions_are_those_that_their_page_names() -> None:
+    page = (TRACES / "README.md").read_text()
+    files = sorted(TRACES.glob("frozen-*.json"))
+    assert len(files) == 13
+    for file in files:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert f"| {file.name} | `{digest[:16]}` |" in page
+        assert read_frozen(file).rows
