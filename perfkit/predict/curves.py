@@ -29,8 +29,8 @@ class Gemm:
 
     F = 2 m n k, Q = e (m k + n k + m n) for [m, k] x [k, n] of e bytes a value. Arithmetic and
     memory overlap more the larger q is (infinite: a roofline); ramp_s is what filling the memory
-    pipeline costs, start_s launching and draining. Held out: 8.35 % for single shapes, 4.6 % for
-    sums of five (H200, bf16: 100 shapes fitted, 23,802 others of aiconfigurator-core 0.12.0).
+    pipeline costs, start_s launching and draining. Held out: 8.1 % for single shapes, 4.4 % for
+    sums of five (H200, bf16: 297 shapes fitted, 23,605 others of aiconfigurator-core 0.12.0).
     """
 
     flops_per_s: float

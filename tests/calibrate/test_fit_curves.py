@@ -96,16 +96,16 @@ def errors_held_out(
     return float(np.abs(predicted / measured - 1).mean()), float(np.abs(sums).mean())
 
 
-def test_a_hundred_public_shapes_predict_three_hundred_others() -> None:
-    """8.4 % and 4.9 %; over all 23,802 others of the table 8.35 % and 4.64 %."""
+def test_three_hundred_public_shapes_predict_three_hundred_others() -> None:
+    """8.1 % and 4.2 %; over all 23,605 others of the table 8.12 % and 4.43 %."""
     shapes = public("aic-h200-gemm.csv")
     fitted, kept = (
         [shape for shape in shapes if shape["part"] == part] for part in ("fitted", "held out")
     )
     single, sums = errors_held_out(fitted, kept)
-    assert (len(fitted), len(kept)) == (100, 300)
+    assert (len(fitted), len(kept)) == (297, 300)
     assert single <= 0.085
-    assert sums <= 0.055
+    assert sums <= 0.045
 
 
 def test_half_of_our_own_shapes_predict_the_other_half() -> None:
