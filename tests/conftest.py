@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 # Builders that several folders of tests use.
-for folder in ("engine", "compare", "slurm"):
+for folder in ("engine", "compare", "slurm", "submit"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 from dev_cluster import Cluster, reason_to_skip, running_cluster  # noqa: E402

@@ -19,13 +19,16 @@ from perfkit.cli import (
     doctor,
     export,
     fetch,
+    init,
     memory,
     predict,
+    prompts,
     report,
     run,
     status,
     submit,
     traces,
+    validate,
     whatif,
 )
 from perfkit.errors import PerfkitError
@@ -65,6 +68,8 @@ def options(
 
 
 app.command("run", cls=run.RunCommand)(run.command)
+app.command("init")(init.command)
+app.command("validate")(validate.command)
 app.command("submit")(submit.command)
 app.command("status")(status.command)
 app.command("collect")(collect.command)
@@ -80,6 +85,7 @@ app.command("memory")(memory.command)
 app.command("doctor")(doctor.command)
 app.command("calibrate")(calibrate.command)
 app.command("fetch")(fetch.command)
+app.command("prompts")(prompts.command)
 app.add_typer(traces.app, name="traces")
 
 

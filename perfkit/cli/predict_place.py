@@ -30,7 +30,7 @@ def find_place(
         raise ConfigError("--gpus-per-node and --network belong together. Give both.")
     gpu, rate = None, None if network is None else 1e9 * network
     if system is not None:
-        from perfkit.submit.systems import load_system
+        from perfkit.study.systems import load_system
 
         found = load_system(system, models_dir)
         gpu, gpus_per_node = found.gpu, gpus_per_node or found.gpus_per_node

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
+from perfkit.cli import run_study
 from perfkit.cli.output import closing, result, story
 from perfkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from perfkit.collect.plan import RunPlan
 
+OF_THE_FOLLOWED = ("batch", "prompts", "prompt_tokens", "new_tokens", "stop_at_eos")
 OF_ANY_PROGRAM = ("collect", "profile_ranks", "collectors_dir", "out", "force", "ranks")
 
 
@@ -33,7 +35,7 @@ def command(
     model: str | None = typer.Argument(
         None,
         help="Model folder (config.json, tokenizer, *.safetensors), or the id of a staged one; "
-        "or -- CMD... for any program.",
+        "STUDY, a .toml file or the name of a shipped one; or -- CMD... for any program.",
         show_default=False,
     ),
     tp: int = typer.Option(1, min=1, help="Tensor-parallel ranks in a stage (inside a node)."),
@@ -88,12 +90,35 @@ def command(
     ),
     collectors_dir: Path | None = typer.Option(None, help="Your own collectors, read first."),
     seed: int = typer.Option(0, help="Seed of random weights and random prompts."),
+    logprobs: int | None = typer.Option(
+        None,
+        min=1,
+        metavar="K",
+        help="Keep each new token's log probability and the K most likely ones, from a pass after "
+        "the timed ones: what `perfkit verify` compares. [default: none; 64 with --follow]",
+    ),
+    follow: Path | None = typer.Option(
+        None,
+        metavar="RUN",
+        help="Take the prompts of this run (or baseline file), and score its tokens: both can then "
+        "be compared in every place.",
+    ),
     models_dir: Path | None = typer.Option(None, help="Folder that holds model folders."),
     ranks: int | None = typer.Option(
         None, min=1, help="Processes of -- CMD on this machine. [default: 1; under srun, its tasks]"
     ),
     out: Path | None = typer.Option(None, help="Run folder. [default: runs/MODEL-tpN-ppN-TIME]"),
     force: bool = typer.Option(False, "--force", help="Replace an existing run folder."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Of a study: show the plan; run and write nothing."
+    ),
+    only: str | None = typer.Option(None, help="Of a study: only points that match, 'tp2-*'."),
+    stale: bool = typer.Option(
+        False, "--stale", help="Of a study: run finished points again that have changed."
+    ),
+    force_points: bool = typer.Option(
+        False, "--force-points", help="Of a study: also points that do not fit by prediction."
+    ),
 ) -> None:
     """Run distributed inference: timed passes, then a captured one, into a run folder.
 
@@ -101,10 +126,27 @@ def command(
 
     perfkit run [OPTIONS] -- CMD... does the same for any program: each rank inside its collectors,
     its exit code and the signals passed through, everything in a run folder.
+
+    perfkit run STUDY runs the points of a study on this machine, one after another; run again, it
+    goes on with what is not finished.
     """
     from perfkit.collect.plan import plan_program, plan_run
 
     program = context.meta["program"]
+    study = model is not None and program is None and run_study.is_study(model, models_dir)
+    run_study.check_options(given(context), study=study)
+    if study:
+        assert model is not None
+        run_study.run_study(
+            model,
+            out=out,
+            only=only,
+            stale=stale,
+            force_points=force_points,
+            dry_run=dry_run,
+            models_dir=models_dir,
+        )
+        return
     check_arguments(context, model, program, ranks)
     if program:
         execute_program(
@@ -147,6 +189,8 @@ def command(
         profile_ranks=profile_ranks,
         collectors_dir=collectors_dir,
         seed=seed,
+        logprobs=logprobs,
+        follow=follow,
     )
     execute_model(plan)
 
@@ -162,21 +206,36 @@ def check_arguments(
             raise ConfigError(
                 "--ranks belongs to `perfkit run -- CMD`; a model takes --tp and --pp."
             )
+        check_follow(context)
         return
     if not program:
         raise ConfigError("there is no program after --. Use `perfkit run -- CMD ARGUMENTS`.")
-    given = (
-        name
-        for name in context.params
-        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    )
-    foreign = [name for name in given if name not in OF_ANY_PROGRAM]
+    foreign = [name for name in given(context) if name not in OF_ANY_PROGRAM]
     if model is not None:
         raise ConfigError(f"both a model ({model}) and a program after --. Give one of them.")
     if foreign:
         raise ConfigError(
             f"--{foreign[0].replace('_', '-')} is an option of perfkit's own engine, not of "
             "`perfkit run -- CMD`. Put options of the program after its name."
+        )
+
+
+def given(context: typer.Context) -> list[str]:
+    """Names of the options on the command line."""
+    return [
+        name
+        for name in context.params
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+
+
+def check_follow(context: typer.Context) -> None:
+    """ConfigError for an option that says again, or otherwise, what --follow takes from a run."""
+    twice = [name for name in given(context) if name in OF_THE_FOLLOWED]
+    if context.params["follow"] is not None and twice:
+        raise ConfigError(
+            f"--{twice[0].replace('_', '-')} and --follow: prompts, their number and the tokens "
+            "are those of the run that is followed. Leave one of the two out."
         )
 
 

@@ -1,4 +1,4 @@
-"""`perfkit status`: the jobs of submitted studies as they stand now."""
+"""`perfkit status`: the points of studies as they stand now, under Slurm or on this machine."""
 
 import collections
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ def command(
     ),
     format: Format = FORMAT_OPTION,
 ) -> None:
-    """Follow submitted studies: one row a point. Exit code 3 when a point has failed."""
+    """Follow studies, submitted or run here: one row a point. Exit code 3 for a failed point."""
     from perfkit.submit.status import status_rows, studies_at
 
     roots = studies_at(study)
@@ -48,7 +48,7 @@ def next_command(rows: list[dict[str, Any]], study: str | None) -> str:
         return f"perfkit status {study}" if study else "perfkit status"
     if "failed" in states:
         failed = next(row for row in rows if row["state"] == "failed")
-        return f"less {failed['folder']}/slurm-{failed['job_id']}.out"
+        return f"less {failed['output']}"
     return f"perfkit analyze {rows[0]['folder']}/run"
 
 

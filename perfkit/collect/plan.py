@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perfkit.baseline.answers import DEFAULT_TOP, followable, open_answers
 from perfkit.calibrate.store import device_name, folder_for
 from perfkit.collect.collectors import AUTO, AUTO_OF_PROGRAMS, Collector, choose, read_collectors
 from perfkit.collect.containers import gpu_hint
@@ -67,6 +68,8 @@ def plan_run(
     collect: str,
     profile_ranks: str | None,
     collectors_dir: Path | None,
+    logprobs: int | None = None,
+    follow: Path | None = None,
     **rest: Any,
 ) -> RunPlan:
     """Resolve and check what the user asked for; ConfigError says what to change."""
@@ -81,6 +84,10 @@ def plan_run(
     counts = parse_split(split, spec, pp)
     check_layout(spec, tp=tp, pp=pp, split=counts)
     place = find_place(tp * pp, os.environ)
+    if follow is not None:
+        batch, rest["new_tokens"] = followed_size(follow, spec)
+        logprobs = logprobs or DEFAULT_TOP
+    check_logprobs(logprobs, spec)
     check_tokens(spec, rest["prompt_tokens"], rest["new_tokens"])
     if prompts is not None:
         read_prompts(prompts)
@@ -101,6 +108,8 @@ def plan_run(
         load=load,
         prompts=str(prompts.resolve()) if prompts else None,
         device=device,
+        logprobs=logprobs or 0,
+        follow=str(follow.resolve()) if follow else None,
         **rest,
     )
     task = EngineTask(settings, found.config)
@@ -242,6 +251,28 @@ def check_tokens(spec: ModelSpec, prompt_tokens: int | None, new_tokens: int) ->
             f"--prompt-tokens plus --new-tokens is {asked}, but {spec.id} has "
             f"{spec.max_positions} positions. Ask for fewer tokens.",
         )
+
+
+def check_logprobs(logprobs: int | None, spec: ModelSpec) -> None:
+    if logprobs is not None and logprobs > spec.vocab:
+        raise ConfigError(
+            f"--logprobs {logprobs}: {spec.id} has {spec.vocab} tokens. Ask for at most that."
+        )
+
+
+def followed_size(path: Path, spec: ModelSpec) -> tuple[int, int]:
+    """Sequences and new tokens of the run that is followed; ConfigError if this model cannot."""
+    pairs = followable(open_answers(path))
+    longest = max(len(answer.prompt_token_ids or ()) for answer, _fed in pairs)
+    new_tokens = max(len(fed) for _answer, fed in pairs)
+    largest = max(max(*(answer.prompt_token_ids or (0,)), *fed) for answer, fed in pairs)
+    if largest >= spec.vocab:
+        raise ConfigError(
+            f"{path} has token {largest}, but {spec.id} has {spec.vocab} tokens only: it is "
+            "of a model with another tokenizer. Follow a run of the same model.",
+        )
+    check_tokens(spec, longest, new_tokens)
+    return len(pairs), new_tokens
 
 
 def check_weights(model: LocalModel, spec: ModelSpec) -> None:

@@ -48,6 +48,11 @@ class RunSettings:
     timed_passes: int = 3
     device: str = "cpu"
     seed: int = 0
+    logprobs: int = 0
+    """Most likely tokens whose log probabilities are kept for each new token, by a pass after the
+    timed ones; 0 for no such pass."""
+    follow: str | None = None
+    """A run folder or baseline file: its prompts are run, and its tokens are scored."""
 
     @property
     def num_ranks(self) -> int:

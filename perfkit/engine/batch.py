@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from perfkit.baseline.answers import followable, open_answers, prompt_sha256
 from perfkit.collect.settings import RunSettings
 from perfkit.engine.microbatch import MicroBatch, Stopping
 from perfkit.engine.prompts import fit_token_ids, read_prompts, shipped_prompts
@@ -34,6 +35,9 @@ def load_tokenizer(folder: str | None) -> Any:
 
 def make_requests(settings: RunSettings, vocab: int, tokenizer: Any) -> list[Request]:
     """`batch` requests: prompts repeat when the batch is larger than the file."""
+    if settings.follow is not None:
+        followed = followable(open_answers(Path(settings.follow)))
+        return [Request(one.prompt_id, one.prompt_token_ids or ()) for one, _fed in followed]
     if tokenizer is None:
         return _random_requests(settings, vocab)
     if settings.prompts is None:
@@ -67,10 +71,17 @@ def start_ids(tokenizer: Any) -> tuple[int, ...]:
 def chat_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of one user message, through the chat template when the model has one."""
     if getattr(tokenizer, "chat_template", None):
-        message = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        whole = chat_text(tokenizer, text)
+        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
     return list(tokenizer(text)["input_ids"])
+
+
+def chat_text(tokenizer: Any, text: str) -> str:
+    """One user message through the chat template; the text itself where there is none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return text
+    message = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
 def _random_requests(settings: RunSettings, vocab: int) -> list[Request]:
@@ -149,6 +160,7 @@ def outputs(
             {
                 "prompt_id": request.id,
                 "prompt_tokens": len(request.ids),
+                "prompt_sha256": prompt_sha256(request.ids),
                 "token_ids": ids,
                 "text": text,
             }

@@ -21,6 +21,7 @@ from perfkit.engine.moe import expert_facts
 from perfkit.engine.pipeline import generate
 from perfkit.engine.quantize import quantize_facts
 from perfkit.engine.recorder import Phase, Recorder
+from perfkit.engine.scoring import paths_to_score, score
 from perfkit.engine.stage import Stage, build_stage
 from perfkit.engine.topology import Topology, connect, disconnect
 from perfkit.predict.spec import spec_from_config
@@ -134,12 +135,33 @@ def passes(rank: "Rank", topology: Topology, decoder: EagerDecoder | GraphDecode
             rank.tell(work.story)
     keep_memory(rank, topology, "timed")
     # Before the capture: a profiler that fills the disk must not cost the tokens.
+    records = []
     if topology.last and topology.tp_rank == 0:
-        write_outputs(rank, batching.outputs(requests, done, stopping.pad, tokenizer))
+        records = batching.outputs(requests, done, stopping.pad, tokenizer)
+        write_outputs(rank, records)
+    if settings.logprobs:
+        rank.tell("scoring tokens")
+        score_tokens(work, records, done)
     if how := os.environ.get("PERFKIT_CAPTURE"):
         rank.tell(f"captured pass ({how})")
         CAPTURES[how](work)
     recorder.close()
+
+
+def score_tokens(
+    work: "Work", records: Sequence[dict[str, Any]], done: Sequence[MicroBatch]
+) -> None:
+    """A pass of its own for the log probabilities; they join the records of the rank that has
+    any."""
+    settings, stopping = work.rank.settings, work.stopping
+    paths = paths_to_score(settings, done, stopping)
+    scored = score(work.decoder, work.requests, paths, settings, stopping)
+    if records:
+        rows = zip(records, work.requests, scored, strict=True)
+        write_outputs(
+            work.rank,
+            [{**r, "prompt_token_ids": list(q.ids), "scored": own} for r, q, own in rows],
+        )
 
 
 class Work:
@@ -257,7 +279,17 @@ def keep_memory(rank: "Rank", topology: Topology, phase: str) -> None:
     torch.cuda.reset_peak_memory_stats(topology.device)
 
 
-def write_outputs(rank: "Rank", records: list[dict[str, Any]]) -> None:
-    """outputs.jsonl, one line a request, written by the rank that holds the tokens."""
-    lines = [json.dumps({"schema_version": 1, **record}) + "\n" for record in records]
-    rank.folder.outputs.write_text("".join(lines), encoding="utf-8")
+def write_outputs(rank: "Rank", records: Sequence[dict[str, Any]]) -> None:
+    """outputs.jsonl, one line a request, written by the rank that holds the tokens.
+
+    Whole or not at all: lines with log probabilities replace those without.
+    """
+    full = ({"schema_version": 1, **record} for record in records)
+    lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in full]
+    partial = rank.folder.outputs.with_suffix(".partial")
+    try:
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(rank.folder.outputs)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

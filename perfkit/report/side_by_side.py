@@ -1,12 +1,12 @@
 """Several runs side by side: one row a run, in the order in which they are compared."""
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from perfkit.compare.run_facts import configured, joined, told_to_nccl
 from perfkit.errors import ConfigError
 from perfkit.measures import memory_in_use
 from perfkit.report.html import Findings, find
@@ -120,12 +120,6 @@ def described(found: Findings) -> dict[str, Any]:
     }
 
 
-def told_to_nccl(run: Mapping[str, Any]) -> str | None:
-    """The variables that chose NCCL's ways, where its own log does not say what it took."""
-    told = run.get("nccl") or {}
-    return " ".join(f"{name}={value}" for name, value in sorted(told.items())) or None
-
-
 def identity(found: Findings) -> dict[str, Any]:
     """Which run it is: its name, and what was asked for on which devices."""
     run = found.analysis.run
@@ -143,32 +137,6 @@ def parts_of(analysis: Analysis) -> pl.DataFrame:
     microbatches = int(analysis.run.get("config", {}).get("microbatches") or 1)
     frames = (analysis.activities, analysis.ranges, analysis.waits, analysis.syncs)
     return step_parts(*frames, microbatches=microbatches)
-
-
-def configured(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked for, and on which devices."""
-    config, layout = run.get("config") or {}, run.get("layout") or []
-    program, quantize = config.get("program"), config.get("quantize", "none")
-    cut = config.get("tp", 1) > 1 and config.get("sharding") != "none"
-    dtype, split = config.get("dtype"), config.get("split")
-    names = ("tp", "pp", "microbatches", "batch", "prompt_tokens", "new_tokens", "load")
-    return {
-        **{name: config.get(name) for name in names},
-        "model": shlex.join(program) if program else config.get("model_id"),
-        "dtype": dtype if quantize == "none" or dtype is None else f"{dtype}, {quantize} weights",
-        "device": device_name(run),
-        "hosts": len({place["host"] for place in layout if place.get("host")}) or None,
-        "sharding": config.get("sharding") if cut else None,
-        "split": ", ".join(str(layers) for layers in split) if split else None,
-    }
-
-
-def device_name(run: Mapping[str, Any]) -> str | None:
-    """What the ranks ran on: the GPUs that they had, else the host's processor."""
-    if run.get("config", {}).get("device") == "cuda":
-        return joined([place.get("device") for place in run.get("layout", [])])
-    cpu = run.get("hardware", {}).get("cpu")
-    return str(cpu) if cpu else None
 
 
 def decode_mode(found: Findings) -> str | None:
@@ -212,11 +180,6 @@ def speed(found: Findings) -> dict[str, Any]:
         "rates": found.rates_source,
         "slowed": captured / median if captured and median else None,
     }
-
-
-def joined(names: Sequence[str | None]) -> str | None:
-    """The different names, in order; None where none is known."""
-    return ", ".join(sorted({name for name in names if name})) or None
 
 
 def groups(runs: pl.DataFrame) -> list[pl.DataFrame]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from perfkit.study.points import Point
+from perfkit.study.systems import System
 from perfkit.submit.plan import Planned
-from perfkit.submit.systems import System
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,29 +19,27 @@ class Budget:
     """in the site's unit; None where its billing is not known"""
 
 
-def budget(plan: Sequence[Planned], system: System) -> Budget:
+def budget(plan: Sequence[Planned], system: System, time_limit_s: int) -> Budget:
     """Of the points that are to be submitted."""
-    chosen = [one for one in plan if one.job]
-    charges = [charge(one, system) for one in chosen]
+    chosen = [one.point for one in plan if one.todo]
+    charges = [charge(point, system, time_limit_s) for point in chosen]
     return Budget(
         jobs=len(chosen),
-        node_hours=sum(map(node_hours, chosen)),
+        node_hours=sum(node_hours(point, time_limit_s) for point in chosen),
         charge=sum(c for c in charges if c is not None) if system.billing else None,
     )
 
 
-def node_hours(one: Planned) -> float:
+def node_hours(point: Point, time_limit_s: int) -> float:
     """Nodes times the hours of the time limit."""
-    if one.job is None or one.point.placement is None:
-        return 0.0
-    return one.point.placement.nodes * one.job.time_limit_s / 3600
+    return point.placement.nodes * time_limit_s / 3600 if point.placement else 0.0
 
 
-def charge(one: Planned, system: System) -> float | None:
+def charge(point: Point, system: System, time_limit_s: int) -> float | None:
     """Units of the site. A part of a node costs its share where nodes are shared."""
-    billing, place = system.billing, one.point.placement
-    if billing is None or place is None or one.job is None:
+    billing, place = system.billing, point.placement
+    if billing is None or place is None:
         return None
     part = place.tasks_per_node / (system.ranks_per_node or 1)
     shared = billing.whole_nodes is False and not place.exclusive
-    return node_hours(one) * billing.per_node_hour * (part if shared else 1)
+    return node_hours(point, time_limit_s) * billing.per_node_hour * (part if shared else 1)

@@ -11,9 +11,9 @@ from jinja2 import Environment, StrictUndefined, TemplateError
 
 from perfkit.errors import ConfigError
 from perfkit.paths import find
-from perfkit.submit.points import Point
-from perfkit.submit.systems import ContainerSite, System
-from perfkit.submit.walltime import flush_s, format_walltime
+from perfkit.study.points import Point
+from perfkit.study.systems import ContainerSite, System
+from perfkit.study.walltime import flush_s, format_walltime
 
 TEMPLATE = "job.sbatch.j2"
 INDENT = " \\\n    "
@@ -27,6 +27,8 @@ class Job:
     """One point as a job, everything resolved; paths are absolute."""
 
     study: str
+    kind: str | None = None
+    """of the study"""
     point: Point
     hash: str
     system: System

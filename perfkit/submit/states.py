@@ -1,31 +1,29 @@
-"""How a point stands: its own run.json first, then what Slurm says of its last job.
-
-new        nothing was submitted
-waiting    the job is in the queue
-running    the job runs, or still ends
-finished   run.json says so
-failed     the job has ended and the run has not finished
-skipped    it cannot run, or does not fit
-"""
+"""How a point under Slurm stands: its own run.json first, then what Slurm says of its last job."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from perfkit.submit.queue import SlurmJob
-from perfkit.submit.store import Submission, of_job
-from perfkit.submit.walltime import flush_s, format_walltime
+from perfkit.study.states import State, last_words, limit_reached, local_state, run_failure, tail
+from perfkit.study.store import PointFolder, Record, Submission, of_job, read_run
+from perfkit.study.walltime import flush_s
+from perfkit.submit.queue import Answer, SlurmJob, ask
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """A point's state with what it rests on."""
+def ask_of(records: list[Record | None]) -> Answer:
+    """What Slurm says of the points' last jobs; of those that ran without it, nothing is asked."""
+    return ask([one.last.job_id for one in records if one is not None and not one.last.local])
 
-    name: str
-    run: str | None = None
-    """run.json's own word"""
-    cause: str | None = None
-    """of a failure"""
+
+def current_state(folder: PointFolder, record: Record | None, answer: Answer) -> State:
+    """A point's state from its folder and Slurm's answer."""
+    if record is None:
+        return State(name="new")
+    job = record.last
+    output = tail(folder.output(job.job_id))
+    if job.local:
+        return local_state(job, read_run(folder), output)
+    slurm = answer.jobs.get(job.job_id)
+    return state_of(job, read_run(folder), slurm, asked=answer.asked, output=output)
 
 
 def state_of(
@@ -60,8 +58,7 @@ def cause(
     """Why a job failed: its time limit, what Slurm did to it, its own failure, its last words."""
     said = run_failure(run) or last_words(output)
     if reached_limit(job, run, slurm):
-        limit = format_walltime(job.time_limit_s)
-        return f"reached its time limit of {limit}: give [job] time_limit more"
+        return limit_reached(job)
     if slurm is None:
         return said or "not in the queue, unknown to accounting, and it left no run.json"
     if slurm.state in ("FAILED", "COMPLETED"):
@@ -77,23 +74,3 @@ def reached_limit(job: Submission, run: Mapping[str, Any] | None, slurm: SlurmJo
     early_s = (flush_s(job.time_limit_s) or 0) + 60
     told = (run or {}).get("state") == "stopped" and slurm.state != "CANCELLED"
     return told and (slurm.elapsed_s or 0) >= job.time_limit_s - early_s
-
-
-def run_failure(run: Mapping[str, Any] | None) -> str | None:
-    """run.json's failure as one line: rank, host and reason."""
-    failure = (run or {}).get("failure")
-    if not failure:
-        return None
-    reason = " ".join(str(failure.get("reason", "")).split())
-    if "rank" not in failure:
-        return reason
-    return f"rank {failure['rank']} on {failure.get('host')}: {reason}"
-
-
-def last_words(output: str) -> str | None:
-    """The first of perfkit's own messages in what a job printed, else its last line."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    ours = [line for line in lines if line.startswith("perfkit: ")]
-    if ours:
-        return ours[0].removeprefix("perfkit: ")
-    return lines[-1] if lines else None

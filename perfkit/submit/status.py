@@ -1,14 +1,12 @@
 """The jobs of one or more studies' folders as they stand now: one row a point."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from perfkit.errors import ConfigError
-from perfkit.submit.plan import current_state
-from perfkit.submit.queue import Answer, SlurmJob, ask
-from perfkit.submit.store import (
+from perfkit.study.states import run_s
+from perfkit.study.store import (
     PointFolder,
     Record,
     of_job,
@@ -16,6 +14,8 @@ from perfkit.submit.store import (
     read_record,
     read_run,
 )
+from perfkit.submit.queue import Answer, SlurmJob
+from perfkit.submit.states import ask_of, current_state
 
 RUNS = Path("runs")
 
@@ -25,14 +25,16 @@ def studies_at(wanted: str | None) -> list[Path]:
     if wanted is None:
         found = sorted({folder.root.parent for folder in point_folders(RUNS, "*/*")})
         if not found:
-            raise ConfigError(f"no study was submitted from here: {RUNS}/*/*/point.json is empty.")
+            raise ConfigError(
+                f"no study was submitted or run from here: {RUNS}/*/*/point.json is empty."
+            )
         return found
     path = Path(wanted)
     folder = path if path.is_dir() else RUNS / path.stem
     if not point_folders(folder):
         raise ConfigError(
-            f"{folder} holds no point.json: no study was submitted to it. Give the folder that "
-            "`perfkit submit --out` had.",
+            f"{folder} holds no point.json: no study was submitted to it, or run there. Give "
+            "the folder that `perfkit submit --out` or `perfkit run --out` had.",
         )
     return [folder]
 
@@ -46,7 +48,7 @@ def status_rows(roots: Sequence[Path]) -> tuple[list[dict[str, Any]], tuple[str,
         for record in [read_record(folder)]
         if record is not None
     ]
-    answer = ask([record.last.job_id for _folder, record in found])
+    answer = ask_of([record for _folder, record in found])
     return [_row(folder, record, answer) for folder, record in found], answer.problems
 
 
@@ -69,6 +71,7 @@ def _row(folder: PointFolder, record: Record, answer: Answer) -> dict[str, Any]:
         "elapsed_s": elapsed_s(slurm, own),
         "cause": state.cause,
         "folder": str(folder.root),
+        "output": str(folder.output(record.last.job_id)),
     }
 
 
@@ -76,7 +79,4 @@ def elapsed_s(slurm: SlurmJob | None, run: Mapping[str, Any] | None) -> float | 
     """Seconds of the job by Slurm; of the run by itself where Slurm says nothing."""
     if slurm is not None and slurm.elapsed_s is not None and not slurm.waiting:
         return float(slurm.elapsed_s)
-    if run is None or not run.get("started_at") or not run.get("ended_at"):
-        return None
-    start, end = (datetime.fromisoformat(run[key]) for key in ("started_at", "ended_at"))
-    return (end - start).total_seconds()
+    return run_s(run)

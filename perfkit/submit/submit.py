@@ -1,24 +1,21 @@
 """Submits what a plan asks for; each job is recorded before the next one is submitted."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 from perfkit.errors import PerfkitError
+from perfkit.study.store import (
+    Record,
+    Submission,
+    made_room,
+    now,
+    write_record,
+)
 from perfkit.submit.plan import Planned
 from perfkit.submit.queue import Refused, check_sbatch, sbatch
 from perfkit.submit.script import Job, job_name, job_script, read_template
-from perfkit.submit.store import (
-    PointFolder,
-    Record,
-    Submission,
-    now,
-    put_back,
-    set_aside,
-    write_record,
-)
 
 
-def submit_all(planned: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
+def submit_all(jobs: Sequence[tuple[Planned, Job]]) -> Iterator[tuple[Planned, str]]:
     """Submit in order and give each job's id as soon as it is recorded.
 
     The first script that sbatch refuses ends it: what was submitted stays, and the point that was
@@ -26,16 +23,15 @@ def submit_all(planned: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     """
     check_sbatch()
     template = read_template()
-    for one in planned:
-        if one.job is not None:
-            yield one, _submit(one, one.job, template)
+    for one, job in jobs:
+        yield one, _submit(one, job, template)
 
 
 def _submit(one: Planned, job: Job, template: str) -> str:
     text = job_script(job, template)
     folder = one.folder
     folder.root.mkdir(parents=True, exist_ok=True)
-    with _made_room(folder, one.record):
+    with made_room(folder, one.record):
         folder.script.write_text(text, encoding="utf-8")
         try:
             job_id = sbatch(folder.script)
@@ -50,21 +46,6 @@ def _submit(one: Planned, job: Job, template: str) -> str:
     return job_id
 
 
-@contextlib.contextmanager
-def _made_room(folder: PointFolder, record: Record | None) -> Iterator[None]:
-    """run/ and job.sbatch of the job before stand aside, and come back when this one is refused."""
-    if record is None and not folder.run.root.exists():
-        yield
-        return
-    before = record.last.job_id if record else f"unrecorded-{now()}"
-    set_aside(folder, before)
-    try:
-        yield
-    except BaseException:
-        put_back(folder, before)
-        raise
-
-
 def _record(one: Planned, job: Job, job_id: str) -> None:
     submission = Submission(
         job_id=job_id,
@@ -75,6 +56,7 @@ def _record(one: Planned, job: Job, job_id: str) -> None:
     )
     record = Record(
         study=job.study,
+        kind=job.kind,
         system=job.system.name,
         settings=job.point.settings,
         made_of=one.made_of,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from perfkit.submit.systems import System
-from perfkit.submit.walltime import format_walltime
+from perfkit.study.systems import System
+from perfkit.study.walltime import format_walltime
 
 ALWAYS = (
     "nodes.gpus_per_node",

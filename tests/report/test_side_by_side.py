@@ -11,8 +11,9 @@ from measured_run import a_run, edited
 from test_html import CHROMIUM, EVIL, dom
 
 from perfkit.cli.main import app
+from perfkit.compare.run_facts import told_to_nccl
 from perfkit.errors import ConfigError, ToolMissing
-from perfkit.report.side_by_side import find_all, runs_table, told_to_nccl
+from perfkit.report.side_by_side import find_all, runs_table
 from perfkit.report.written import html, markdown_of, write
 from perfkit.schema import RunFolder, read_json
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from perfkit.submit.points import Placement, Point
+from perfkit.study.file import Study
+from perfkit.study.points import Placement, Point
+from perfkit.study.systems import Billing, ContainerSite, System
 from perfkit.submit.script import Job
-from perfkit.submit.study import Study
-from perfkit.submit.systems import Billing, ContainerSite, System
 
 
 def a_system(**changes: Any) -> System:

@@ -156,7 +156,7 @@ def test_the_cost_is_told_in_the_sites_unit(folder: Path) -> None:
 def test_status_without_a_study_says_so(folder: Path) -> None:
     done = perfkit(folder, "status")
     assert done.returncode == 2
-    assert "no study was submitted from here" in done.stderr
+    assert "no study was submitted or run from here" in done.stderr
     named = perfkit(folder, "status", "study")
     assert named.returncode == 2
     assert "runs/study holds no point.json" in named.stderr

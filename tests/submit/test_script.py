@@ -8,8 +8,8 @@ import pytest
 from builders import a_job, a_point, a_system
 
 from perfkit.errors import ConfigError
+from perfkit.study.systems import ContainerSite, load_system
 from perfkit.submit.script import Job, container_command, job_script, perfkit_run, read_template
-from perfkit.submit.systems import ContainerSite, load_system
 
 GOLDEN = Path(__file__).parent / "golden"
 ACCEPT = "PERFKIT_ACCEPT_GOLDEN"

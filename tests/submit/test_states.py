@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from builders import a_point
 
-from perfkit.submit.forecast import Forecast
+from perfkit.study.forecast import Forecast
+from perfkit.study.states import State
+from perfkit.study.store import Submission
 from perfkit.submit.plan import Wishes, decide
 from perfkit.submit.queue import SlurmJob, seconds
-from perfkit.submit.states import State, state_of
-from perfkit.submit.store import Submission
+from perfkit.submit.states import state_of
 
 JOB = Submission(
     job_id="7",
@@ -163,7 +164,13 @@ def wishes(**changes: Any) -> Wishes:
 
 
 TOO_LARGE = Forecast(
-    memory_bytes=2e11, at_least=False, fits="does not fit", pass_s=None, unfit="needs 186 GiB"
+    memory_bytes=2e11,
+    at_least=False,
+    fits="does not fit",
+    pass_s=None,
+    passes_s=None,
+    unfit="needs 186 GiB",
+    no_time="nothing is known",
 )
 
 
@@ -189,6 +196,6 @@ def test_what_is_submitted(
 
 def test_a_point_that_does_not_fit_is_skipped_unless_it_is_forced() -> None:
     told = decide(State(name="new"), "", a_point(), TOO_LARGE, wishes())
-    assert told == ("skipped", False, "needs 186 GiB; --force-points submits it all the same")
+    assert told == ("skipped", False, "needs 186 GiB; --force-points takes it all the same")
     forced = decide(State(name="new"), "", a_point(), TOO_LARGE, wishes(force_points=True))
     assert forced[:2] == ("new", True)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from tiny_model import save_config
 
 from perfkit.errors import ConfigError
-from perfkit.submit.study import load_study, study_names
-from perfkit.submit.walltime import flush_s, format_walltime, parse_walltime
+from perfkit.study.file import load_study, study_names
+from perfkit.study.walltime import flush_s, format_walltime, parse_walltime
 
 GOOD = """
 model = "llama-3.1-8b"
@@ -73,8 +74,7 @@ def test_a_study_with_its_paths_and_times_resolved(tmp_path: Path) -> None:
 
 
 def test_a_model_folder_is_relative_to_the_study(tmp_path: Path) -> None:
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.json").write_text('{"model_type": "llama"}')
+    save_config(tmp_path / "tiny")
     study = load_study(written(tmp_path, 'model = "tiny"\n[job]\ntime_limit = "01:00:00"\n'))
     assert study.model == str(tmp_path / "tiny")
 

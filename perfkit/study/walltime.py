@@ -4,7 +4,7 @@ import re
 from datetime import time
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 PATTERN = re.compile(r"(?:(\d+)-)?(\d{1,2}):([0-5]\d):([0-5]\d)")
 EXPECTED = "must be a time such as 00:30:00 or 1-12:00:00"
@@ -53,4 +53,9 @@ def _checked(text: str) -> str:
     return text
 
 
-WallTime = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked)]
+WallTime = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    AfterValidator(_checked),
+    Field(json_schema_extra={"pattern": f"^{PATTERN.pattern}$"}),
+]

@@ -4,11 +4,14 @@ runs/STUDY/POINT/
   point.json       settings, what they were made of and its hash, job ids with submit times
   job.sbatch       the script of the last job
   run/             the run folder that `perfkit run` wrote
-  slurm-JOB.out    what the job printed
+  slurm-JOB.out    what the job printed; local-N.out without Slurm
   earlier/JOB/     script and run folder of a job before the last one
+
+Without Slurm, `perfkit run STUDY` on one machine, a job is a process there and called local-N.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +31,13 @@ class Submission:
     name: str
     """job name: a number that Slurm gave again later belongs to another name"""
     time_limit_s: int
+    host: str | None = None
+    """of a job without Slurm: where its process ran"""
+    pid: int | None = None
+
+    @property
+    def local(self) -> bool:
+        return self.host is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,8 @@ class Record:
     """point.json."""
 
     study: str
+    kind: str | None = None
+    """of the study, such as strong-scaling"""
     system: str
     settings: Mapping[str, Any]
     made_of: Mapping[str, Any]
@@ -69,7 +81,8 @@ class PointFolder:
         return RunFolder(self.root / "run")
 
     def output(self, job_id: str) -> Path:
-        return self.root / f"slurm-{job_id}.out"
+        """local-N is a name by itself, a number is Slurm's."""
+        return self.root / (f"slurm-{job_id}.out" if job_id.isdecimal() else f"{job_id}.out")
 
     def earlier(self, job_id: str) -> Path:
         return self.root / "earlier" / job_id
@@ -84,6 +97,7 @@ def read_record(folder: PointFolder) -> Record | None:
         jobs = tuple(Submission(**job) for job in content["jobs"])
         return Record(
             study=content["study"],
+            kind=content.get("kind"),
             system=content["system"],
             settings=content["settings"],
             made_of=content["made_of"],
@@ -99,6 +113,7 @@ def write_record(folder: PointFolder, record: Record) -> None:
         folder.record,
         {
             "study": record.study,
+            "kind": record.kind,
             "system": record.system,
             "point": folder.root.name,
             "hash": record.last.hash,
@@ -119,6 +134,9 @@ def read_run(folder: PointFolder) -> dict[str, Any] | None:
 
 def of_job(run: Mapping[str, Any], job: Submission) -> bool:
     """Whether a run.json was written by this job; a run that does not say is taken to be."""
+    if job.local:
+        supervisor = run.get("supervisor") or {}
+        return (supervisor.get("host"), supervisor.get("pid")) == (job.host, job.pid)
     slurm = run.get("slurm") or {}
     return str(slurm.get("SLURM_JOB_ID", job.job_id)) == job.job_id
 
@@ -126,21 +144,38 @@ def of_job(run: Mapping[str, Any], job: Submission) -> bool:
 def set_aside(folder: PointFolder, job_id: str) -> None:
     """Move what an ended job left to earlier/JOB: nothing of it is lost, and run/ is free again."""
     target = folder.earlier(job_id)
-    target.mkdir(parents=True, exist_ok=True)
     for path in (folder.script, folder.run.root):
         if path.exists():
+            target.mkdir(parents=True, exist_ok=True)
             path.rename(target / path.name)
 
 
 def put_back(folder: PointFolder, job_id: str) -> None:
     """Undo set_aside, when the job that was to follow was refused."""
     source = folder.earlier(job_id)
+    if not source.exists():
+        return
     for path in (folder.script, folder.run.root):
         if (source / path.name).exists():
             (source / path.name).rename(path)
     source.rmdir()
     if not any(source.parent.iterdir()):
         source.parent.rmdir()
+
+
+@contextlib.contextmanager
+def made_room(folder: PointFolder, record: Record | None) -> Iterator[None]:
+    """run/ and job.sbatch of the job before stand aside, and come back when this one is refused."""
+    if record is None and not folder.run.root.exists():
+        yield
+        return
+    before = record.last.job_id if record else f"unrecorded-{now()}"
+    set_aside(folder, before)
+    try:
+        yield
+    except BaseException:
+        put_back(folder, before)
+        raise
 
 
 def point_folders(root: Path, pattern: str = "*") -> list[PointFolder]:

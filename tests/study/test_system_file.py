@@ -9,7 +9,7 @@ from builders import a_system
 from perfkit.errors import ConfigError
 from perfkit.paths import listing
 from perfkit.predict.gpus import gpu_tables
-from perfkit.submit.systems import load_system, system_names, with_overrides
+from perfkit.study.systems import load_system, system_names, with_overrides
 from perfkit.submit.trust import unverified_values
 
 SHIPPED = {path.stem: path for path in listing("models", "systems/*.toml")}

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from perfkit.errors import ConfigError
 from perfkit.paths import listing
-from perfkit.submit.toml_file import Table, must_match, place, read_toml, refuse, validate
-from perfkit.submit.walltime import WallTime, parse_walltime
+from perfkit.study.toml_file import Table, must_match, place, read_toml, refuse, validate
+from perfkit.study.walltime import WallTime, parse_walltime
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -116,6 +116,8 @@ class System:
     """as Slurm counts them; 0 on nodes without GPUs"""
     gpu: str | None = None
     """id in models/gpus.toml"""
+    hardware: str | None = None
+    """of the one machine that perfkit itself runs on: its processor and GPUs by name"""
     cores_per_node: int | None = None
     """that a job can have"""
     architecture: str | None = None

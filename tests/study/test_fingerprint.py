@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from builders import a_point, a_system
 
-from perfkit.submit.fingerprint import differences, digest, made_of
-from perfkit.submit.model import Model
-from perfkit.submit.systems import Billing, ContainerSite
+from perfkit import __version__
+from perfkit.study.fingerprint import differences, digest, made_of
+from perfkit.study.model import Model
+from perfkit.study.systems import Billing, ContainerSite
 
 MODEL = Model(id="m", config={"hidden_size": 64}, folder=None)
 
@@ -35,6 +36,7 @@ def test_the_hash_is_the_same_wherever_it_is_made() -> None:
         ({"system": {"interface": "ib0"}}, "interface was not set, is ib0"),
         ({"system": {"environment": {"NCCL_ALGO": "Ring"}}}, "environment changed"),
         ({"system": {"modules": ("CUDA/13",)}}, "modules changed"),
+        ({"system": {"hardware": "2 cores"}}, "hardware was not set, is 2 cores"),
         ({"image": Path("/images/a.sif")}, "container changed"),
     ],
 )
@@ -85,6 +87,12 @@ def test_an_image_of_another_time_is_another_image(tmp_path: Path) -> None:
     assert before["container"]["bytes"] == 5
     os.utime(image, (1_000_000, 1_000_000))
     assert differences(before, parts(image=image)) == "container changed"
+
+
+def test_another_release_of_perfkit_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parts()
+    monkeypatch.setattr("perfkit.study.fingerprint.__version__", "9.0.0")
+    assert differences(before, parts()) == f"perfkit was {__version__}, is 9.0.0"
 
 
 def test_several_changes_are_all_said() -> None:

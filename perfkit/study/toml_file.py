@@ -53,12 +53,22 @@ def refuse(path: Path, mistakes: Iterable[str]) -> ConfigError:
 
 
 def place(*keys: str | int) -> str:
-    """`[axes] tp[1]` for the second value of tp in [axes]; `model` at the top of the file."""
-    first, *rest = map(str, keys)
+    """`[axes] tp[1]` for the second value of tp in [axes]; `model` at the top of the file.
+
+    `[[points]] 2 tp` for the second of the tables [[points]].
+    """
+    first, *rest = keys
     if not rest:
-        return first
-    numbered = [f"[{key}]" if key.isdecimal() else f".{key}" for key in rest]
-    return f"[{first}] {''.join(numbered).removeprefix('.')}"
+        return str(first)
+    if isinstance(rest[0], int):
+        return " ".join([f"[[{first}]]", str(rest[0] + 1), _inside(rest[1:])]).rstrip()
+    return f"[{first}] {_inside(rest)}"
+
+
+def _inside(keys: Iterable[str | int]) -> str:
+    """`tp[1]`: what stands in a table."""
+    numbered = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys]
+    return "".join(numbered).removeprefix(".")
 
 
 def _mistake(model: type[BaseModel], found: Mapping[str, Any]) -> str:
@@ -79,14 +89,17 @@ def _known(model: type[BaseModel], keys: tuple[str | int, ...]) -> str:
     """The keys that the table has, the near ones first."""
     table = model
     for key in keys[:-1]:
-        table = _table_of(table, str(key)) or table
+        table = _table_of(table, key) or table
     known = list(table.model_fields)
     near = difflib.get_close_matches(str(keys[-1]), known, n=2)
     return f"Did you mean {' or '.join(near)}?" if near else f"Keys: {', '.join(known)}."
 
 
-def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    annotation = model.model_fields[key].annotation
+def _table_of(model: type[BaseModel], key: str | int) -> type[BaseModel] | None:
+    """The table behind a key, or the tables that a list holds."""
+    if key not in model.model_fields:
+        return None
+    annotation = model.model_fields[str(key)].annotation
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate

@@ -7,7 +7,7 @@ import pytest
 
 from perfkit.errors import ConfigError
 from perfkit.schema import write_json
-from perfkit.submit.store import (
+from perfkit.study.store import (
     PointFolder,
     Record,
     Submission,

@@ -1,10 +1,10 @@
 """What a result was made of, and its hash: how a finished point is known to be stale.
 
-Counted is what can change the measured numbers: the settings of `perfkit run`, the model's config,
-the prompts' content, the system, its nodes, network, modules and environment, and the container.
-Not counted, because the numbers stay what they are: account, QOS, time limit, the titles and
-comments of files, billing, where results go, which Python runs, and perfkit's own version (run.json
-has both). So a system file may gain a source or lose a mark without making results stale.
+Counted is what can change the measured numbers: the settings of `perfkit run`, perfkit's release,
+the model's config, the prompts' content, the system, its nodes, network, modules and environment,
+and the container. Not counted, because the numbers stay what they are: account, QOS, time limit,
+the titles and comments of files, billing, where results go and which Python runs. So a system file
+may gain a source or lose a mark without making results stale.
 """
 
 import hashlib
@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perfkit import __version__
 from perfkit.engine.prompts import shipped_prompts
-from perfkit.submit.model import Model
-from perfkit.submit.points import Point
-from perfkit.submit.systems import System
+from perfkit.study.model import Model
+from perfkit.study.points import Point
+from perfkit.study.systems import System
 
 LENGTH = 12
 
@@ -28,12 +29,14 @@ def made_of(point: Point, model: Model, system: System, container: Path | None) 
     return {
         **settings,
         "repeat": point.repeat,
+        "perfkit": __version__,
         "model": model.id,
         "model config": content_hash(json.dumps(model.config, sort_keys=True).encode()),
         "prompts": prompts_hash(point.settings.get("prompts")),
         "system": system.name,
         "partition": system.partition,
         "gpu": system.gpu,
+        "hardware": system.hardware,
         "nodes": point.placement.nodes,
         "tasks per node": point.placement.tasks_per_node,
         "cpus per task": point.placement.cpus_per_task,

@@ -6,8 +6,8 @@ from builders import a_study, a_system
 from perfkit.errors import ConfigError
 from perfkit.predict.cards import load_spec
 from perfkit.predict.gpus import load_gpu
-from perfkit.submit.forecast import forecast
-from perfkit.submit.points import Point, expand, place_ranks
+from perfkit.study.forecast import Target, forecast
+from perfkit.study.points import Point, expand, place_ranks
 
 LLAMA_8B = load_spec("llama-3.1-8b")
 LLAMA_70B = load_spec("llama-3.3-70b")
@@ -86,36 +86,42 @@ def test_a_system_without_its_gpus_cannot_place_anything() -> None:
         place_ranks(a_study(), a_system(gpus_per_node=None), 1, 1)
 
 
+def on(gpu: str) -> Target:
+    return Target(name="somewhere", gpu=load_gpu(gpu))
+
+
 SEVENTY = {"tp": 2, "pp": 1, "batch": 1, "device": "cuda", "prompt_tokens": 2048}
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_figures() -> None:
     """65.7 GiB are half of 70.55e9 parameters in bf16; the embedding is not cut: 1.0 more; KV 0.3,
     activations 0.3, CUDA and NCCL 2.0."""
-    needs = forecast(SEVENTY, LLAMA_70B, load_gpu("a100-64-leonardo"))
+    needs = forecast(SEVENTY, LLAMA_70B, on("a100-64-leonardo"))
     assert needs.fits == "does not fit"
     assert needs.unfit == "a rank needs 69.3 GiB, a100-64-leonardo has 64 GB"
     assert needs.pass_s is not None
 
 
 def test_where_memory_is_known_by_its_data_sheet_only_there_is_no_verdict_that_it_fits() -> None:
-    needs = forecast({**SEVENTY, "pp": 2}, LLAMA_70B, load_gpu("a100-64-leonardo"))
+    needs = forecast({**SEVENTY, "pp": 2}, LLAMA_70B, on("a100-64-leonardo"))
     assert (needs.fits, needs.unfit) == (None, None)
 
 
 def test_where_nvml_has_been_read_there_is_a_verdict() -> None:
-    needs = forecast(SEVENTY, LLAMA_70B, load_gpu("h200-sxm"))
+    needs = forecast(SEVENTY, LLAMA_70B, on("h200-sxm"))
     assert (needs.fits, needs.at_least) == ("fits", False)
 
 
 def test_prompts_of_unknown_length_give_a_lower_bound_and_no_time() -> None:
     known = {key: value for key, value in SEVENTY.items() if key != "prompt_tokens"}
-    needs = forecast(known, LLAMA_70B, load_gpu("h200-sxm"))
+    needs = forecast(known, LLAMA_70B, on("h200-sxm"))
     assert needs.at_least
     assert needs.pass_s is None
-    assert needs.memory_bytes < forecast(SEVENTY, LLAMA_70B, None).memory_bytes
+    assert (
+        needs.memory_bytes < forecast(SEVENTY, LLAMA_70B, Target(name="nothing known")).memory_bytes
+    )
 
 
 def test_on_cpus_there_is_no_gpu_to_fit() -> None:
-    needs = forecast({**SEVENTY, "device": "cpu"}, LLAMA_70B, load_gpu("a100-64-leonardo"))
+    needs = forecast({**SEVENTY, "device": "cpu"}, LLAMA_70B, on("a100-64-leonardo"))
     assert (needs.fits, needs.unfit, needs.pass_s) == (None, None, None)
