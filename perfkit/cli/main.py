@@ -25,6 +25,7 @@ from perfkit.cli import (
     prompts,
     report,
     run,
+    scaling,
     status,
     submit,
     traces,
@@ -77,6 +78,7 @@ app.command("analyze")(analyze.command)
 app.command("whatif")(whatif.command)
 app.command("diff")(diff.command)
 app.command("compare")(compare.command)
+app.command("scaling")(scaling.command)
 app.command("accuracy")(accuracy.command)
 app.command("report")(report.command)
 app.command("export")(export.command)
