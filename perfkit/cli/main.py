@@ -12,6 +12,7 @@ from perfkit import __version__
 from perfkit.cli import (
     accuracy,
     analyze,
+    baseline,
     calibrate,
     collect,
     compare,
@@ -30,6 +31,7 @@ from perfkit.cli import (
     submit,
     traces,
     validate,
+    verify,
     whatif,
 )
 from perfkit.errors import PerfkitError
@@ -80,6 +82,8 @@ app.command("diff")(diff.command)
 app.command("compare")(compare.command)
 app.command("scaling")(scaling.command)
 app.command("accuracy")(accuracy.command)
+app.command("verify")(verify.command)
+app.command("baseline")(baseline.command)
 app.command("report")(report.command)
 app.command("export")(export.command)
 app.command("predict")(predict.command)
