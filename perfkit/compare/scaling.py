@@ -62,7 +62,7 @@ SCALING = pl.Schema(
         "load_s": pl.Float64(),  # reading weights, the slowest rank
         "comm_s": pl.Float64(),  # of a captured pass, mean of the ranks; waiting included
         "wait_s": pl.Float64(),  # waiting for another rank in it; null where not told apart
-        "preprocess_s": pl.Float64(),  # prompts to token ids
+        "preprocess_s": pl.Float64(),  # texts of one batch to token ids, slowest rank
         "bound": pl.Float64(),  # most that this layout can gain: ranks at work at the same time
         "note": pl.String(),  # why something is missing, or is not believed
     }

@@ -113,8 +113,9 @@ def load(rank: "Rank", topology: Topology, stage: Stage) -> None:
 def passes(rank: "Rank", topology: Topology, decoder: EagerDecoder | GraphDecoder) -> None:
     """Warm-up, timed passes with no collector, then the same steps under the profiler."""
     settings = rank.settings
-    tokenizer = batching.load_tokenizer(settings.model_folder)
-    requests = batching.make_requests(settings, decoder.stage.config.vocab_size, tokenizer)
+    with rank.timed("prompts_s"):
+        tokenizer = batching.load_tokenizer(settings.model_folder)
+        requests = batching.make_requests(settings, decoder.stage.config.vocab_size, tokenizer)
     stopping = batching.stopping_rule(settings, rank.model_config, tokenizer)
     recorder = Recorder(
         rank.folder.rank_file(rank.rank, "timers.jsonl"),
