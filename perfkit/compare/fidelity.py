@@ -10,9 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
-from perfkit.baseline.answers import DEFAULT_TOP, Answer, Answers, open_answers
+from perfkit.baseline.answers import Answer, Answers, open_answers
 from perfkit.compare.fidelity_gates import Judged, judge, read_gates
 from perfkit.compare.fidelity_places import PLACES, divergence, places
+from perfkit.compare.fidelity_sides import matched, remarks
 from perfkit.errors import ConfigError
 from perfkit.schema import RunFolder
 
@@ -27,7 +28,6 @@ DIVERGENCES = pl.Schema(
         "in_each_others_top": pl.Boolean,
     }
 )
-FEW_PLACES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ def verify(run: Path, baseline: Path, repeat: Path | None = None) -> Fidelity:
         vocabulary=vocabulary,
         repeat=repeat,
         noise=noise,
-        notes=(*notes, *remarks(reference, candidate, figures)),
+        notes=(*notes, *remarks(reference, candidate, figures.places, figures.new_tokens)),
     )
 
 
@@ -132,50 +132,6 @@ def _precision(side: Answers) -> str:
 def _vocabulary(*sides: Answers) -> int | None:
     sizes = [side.vocabulary for side in sides]
     return next((size for size in sizes if size is not None), None)
-
-
-def matched(baseline: Answers, run: Answers) -> tuple[list[tuple[Answer, Answer]], list[str]]:
-    """The run's answers, each with the baseline's to the same prompt; ConfigError for none."""
-    by_key: dict[str, Answer] = {}
-    hashed = all(a.prompt_sha256 for side in (baseline, run) for a in side.answers)
-    for answer in baseline.answers:
-        by_key.setdefault(_key(answer, hashed=hashed), answer)
-    pairs = [
-        (by_key[_key(answer, hashed=hashed)], answer)
-        for answer in run.answers
-        if _key(answer, hashed=hashed) in by_key
-    ]
-    if not pairs:
-        raise ConfigError(_no_pair(baseline, run))
-    notes = []
-    if left := len(run.answers) - len(pairs):
-        notes.append(
-            f"{left} of {len(run.answers)} prompts of {run.source} are not in the baseline"
-        )
-    if not hashed:
-        notes.append("prompts were matched by their ids only: a side does not have their tokens")
-    return pairs, notes
-
-
-def _key(answer: Answer, *, hashed: bool) -> str:
-    return (answer.prompt_sha256 if hashed else None) or answer.prompt_id
-
-
-def _no_pair(baseline: Answers, run: Answers) -> str:
-    same_ids = {a.prompt_id for a in baseline.answers} & {a.prompt_id for a in run.answers}
-    if same_ids:
-        what = (
-            f"the prompts of {run.source} and {baseline.source} have the same ids "
-            f"({min(same_ids)}, ...) but not the same tokens: another tokenizer, chat template or "
-            "--prompt-tokens"
-        )
-    else:
-        what = f"{run.source} and {baseline.source} have no prompt in common"
-    return f"{what}. {_follow(baseline)}"
-
-
-def _follow(baseline: Answers) -> str:
-    return f"Make the run with the baseline's own: perfkit run MODEL --follow {baseline.source}"
 
 
 def measured(
@@ -262,30 +218,6 @@ def check_noise(noise: Figures, repeat: Path, baseline: Path) -> None:
             f"--repeat {repeat} was not scored on the baseline's tokens, so it tells no noise. "
             f"Make it again: perfkit run MODEL --follow {baseline} --out {repeat} --force",
         )
-
-
-def remarks(baseline: Answers, run: Answers, figures: Figures) -> Iterator[str]:
-    """What a reader of the verdict should know of the two sides."""
-    if not baseline.top or not run.top:
-        side = baseline if not baseline.top else run
-        yield f"{side.source} has no log probabilities: only tokens were compared. {_again(side)}"
-    elif figures.places < figures.new_tokens:
-        yield (
-            f"only {figures.places} of {figures.new_tokens} places could be compared: the two "
-            f"were scored on different tokens, which part. {_follow(baseline)}"
-        )
-    if 0 < figures.places < FEW_PLACES:
-        yield f"{figures.places} places are few: shares and the p99 are rough"
-    if baseline.kind == "endpoint":
-        yield "how the endpoint computes is not known: it may quantise, and its model may change"
-    if baseline.model_id != run.model_id:
-        yield f"the models are named differently: {baseline.model_id} and {run.model_id}"
-
-
-def _again(side: Answers) -> str:
-    if side.kind == "endpoint":
-        return "The endpoint gave none, or no token ids came with them (--tokenizer)."
-    return f"Make that run again with --logprobs {DEFAULT_TOP}."
 
 
 def write_places(fidelity: Fidelity) -> Path:
