@@ -4,32 +4,27 @@ Least squares of log(curve / measured) with a soft-L1 loss, so that a factor of 
 for a microsecond as for a millisecond and a few odd kernels do not bend the curve.
 """
 
-import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from perfkit.calibrate.fit_steps import SOURCE, Point, host_table, step_table
 from perfkit.errors import ConfigError, ToolMissing
 from perfkit.predict.spec import dtype_bytes
-from perfkit.predict.work import DISPATCHES_PER_LAYER, DISPATCHES_PER_LAYER_TP
 
 if TYPE_CHECKING:
     from perfkit.predict.curves import Collective
 
-Point = Mapping[str, Any]
 Curve = Callable[..., Any]
 
-SOURCE = "microbenchmark"
-LEAST_HOST_SPREAD = 0.2
-"""hosts of one machine differ by that much from pass to pass, whatever one calibration shows"""
-REPLAY_S = 10e-6
-"""where no step of one stage was measured: 7 to 12 us on H200 and H100"""
 SOFT = 0.1
 """log residuals beyond this count linearly"""
 REGIMES = 3
 """NCCL has three protocols: LL, LL128, Simple"""
 FIRST_RATES, LATER_STARTS = (3e10, 1e11), (1.5, 3.0)
+STRIDED_MIX = {"multiply": 2.5, "add": 1.25, "concatenate": 1.4, "widen": 2.0, "scale": 3.0}
+"""strided kernels of a Llama layer with four query heads a kv head, in kernels of the query's or
+the hidden states' size: rotary products, sum and halves (q and k), two norms"""
 FEWEST = 6
 """points a curve needs"""
 
@@ -70,6 +65,7 @@ VECTOR = (BYTES_PER_S, START_S)
 STREAM = (BYTES_PER_S, START_S, SHARPNESS)
 DECODE = (BYTES_PER_S, START_S, Parameter("head_s", 1e-9, 1e-13, 1e-6, True), SHARPNESS)
 PREFILL = (FLOPS_PER_S, START_S, Parameter("ramp_tokens", 200.0, 1.0, 2e4, True))
+CHOICE = (Parameter("bytes_per_s", 1e10, 1e8, 1e13), START_S)
 
 
 def curve_tables(points: Sequence[Point], dtype: str) -> dict[str, Any]:
@@ -80,57 +76,6 @@ def curve_tables(points: Sequence[Point], dtype: str) -> dict[str, Any]:
     steps = [point for point in points if point["op"] == "step"]
     tables |= {"host": host_table(steps), "steps": step_table(steps)}
     return tables
-
-
-def host_table(steps: Sequence[Point]) -> dict[str, Any]:
-    """dispatch_s: host seconds of a layer, from two depths, over its dispatches; the median of
-    every rank and number of microbatches, and how much those differ."""
-    slopes = [
-        slope / (DISPATCHES_PER_LAYER_TP if key[1] > 1 else DISPATCHES_PER_LAYER)["llama"]
-        for key, slope in host_slopes(steps).items()
-    ]
-    logs = [math.log(slope) for slope in slopes if slope > 0]
-    if not logs:
-        raise ConfigError("no steps of a tiny model were measured. Calibrate again.")
-    spread = statistics.stdev(logs) if len(logs) > 1 else LEAST_HOST_SPREAD
-    return {
-        "dispatch_s": math.exp(statistics.median(logs)),
-        "spread": max(spread, LEAST_HOST_SPREAD),
-        "source": SOURCE,
-    }
-
-
-def step_table(steps: Sequence[Point]) -> dict[str, Any]:
-    """Seconds of captured steps beyond their kernels: between two (replay_s), and, with several
-    stages and one microbatch, one hop and one token's way back, halves of what was measured."""
-    alone = [p for p in steps if p["decode"] == "graph" and p["microbatches"] == 1]
-    found: dict[str, Any] = {"source": SOURCE}
-    gaps = [p["tpot_s"] - p["decode_device_s"] for p in alone if p["pp"] == 1]
-    found["replay_s"] = statistics.median(gaps) if gaps else REPLAY_S
-    rounds = []
-    for last in (p for p in alone if p["pp"] > 1 and "tpot_s" in p):
-        same = ("layers", "tp_rank")
-        stages = [p for p in alone if all(p[name] == last[name] for name in same)]
-        rounds.append(last["tpot_s"] - sum(p["decode_device_s"] for p in stages))
-    if rounds:
-        hops = alone[0]["pp"]
-        found["hop_s"] = found["return_s"] = statistics.median(rounds) / hops
-    return found
-
-
-def host_slopes(steps: Sequence[Point]) -> dict[tuple[int, ...], float]:
-    """Host seconds of an eager layer: {(microbatches, tp, stage, tp_rank): from the two depths}."""
-    depths: dict[tuple[int, ...], dict[int, float]] = {}
-    for p in steps:
-        if p["decode"] == "eager":
-            key = tuple(int(p[part]) for part in ("microbatches", "tp", "stage", "tp_rank"))
-            depths.setdefault(key, {})[p["layers"]] = p["decode_host_s"]
-    found: dict[tuple[int, ...], float] = {}
-    for key, times in depths.items():
-        few, many = min(times), max(times)
-        if many > few:
-            found[key] = (times[many] - times[few]) / (many - few)
-    return found
 
 
 def fit_curves(points: Sequence[Point], dtype: str) -> dict[str, Any]:
@@ -184,14 +129,44 @@ def fit_curves(points: Sequence[Point], dtype: str) -> dict[str, Any]:
     )
     strided = [p for p in points if p["op"] == "strided"]
     if strided:
-        found["strided"] = fit(
-            "strided",
-            curves.Stream,
-            STREAM,
-            (column(strided, "bytes"),),
-            column(strided, "seconds"),
+        sizes, seconds = mean_strided(strided)
+        found["strided"] = fit("strided", curves.Stream, VECTOR, (sizes,), seconds)
+    for name, parameters in (("norm", VECTOR), ("choice", CHOICE)):
+        if chosen := [p for p in points if p["op"] == name]:
+            work = (column(chosen, "bytes"),)
+            found[name] = fit(name, curves.Stream, parameters, work, column(chosen, "seconds"))
+    if grouped := [p for p in points if p["op"] == "grouped"]:
+        found["grouped"] = fit(
+            "grouped", curves.Gemm, GEMM, grouped_work(grouped, size), column(grouped, "seconds")
         )
     return {name: {**one.values, **one.errors, "source": SOURCE} for name, one in found.items()}
+
+
+def mean_strided(points: Sequence[Point]) -> tuple[Any, Any]:
+    """(bytes, seconds) of a layer's mean kernel, for each number of tokens: one kind takes three
+    times another's time, so that only all together, as often as a layer has them, are a rate."""
+    import numpy as np
+
+    by_kind = {kind: [p for p in points if p["kind"] == kind] for kind in STRIDED_MIX}
+    for chosen in by_kind.values():
+        chosen.sort(key=lambda p: float(p["bytes"]))
+    shares = np.array(list(STRIDED_MIX.values())) / sum(STRIDED_MIX.values())
+
+    def mixed(name: str) -> Any:
+        columns = [[float(p[name]) for p in chosen] for chosen in by_kind.values()]
+        return shares @ np.array(columns)
+
+    return mixed("bytes"), mixed("seconds")
+
+
+def grouped_work(points: Sequence[Point], size: int) -> tuple[Any, Any]:
+    """(operations, bytes) of products of rows with the weights of the experts they reach."""
+    import numpy as np
+
+    names = ("rows", "reached", "inputs", "outputs")
+    rows, reached, inputs, outputs = (np.array([float(p[name]) for p in points]) for name in names)
+    moved = size * (reached * inputs * outputs + rows * (inputs + outputs))
+    return 2 * rows * inputs * outputs, moved
 
 
 def fit_collectives(points: Sequence[Point]) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perfkit.calibrate.fit_curves import LEAST_HOST_SPREAD
+from perfkit.calibrate.fit_steps import LEAST_HOST_SPREAD
 from perfkit.calibrate.stretch import Evidence, Stretch, Stretched, stretched, with_curves
 from perfkit.compare.classes import TRANSFER, traced_classes
 from perfkit.compare.run import plan_of
 from perfkit.errors import ConfigError
-from perfkit.predict.curves import KERNELS, Collective, Curves, Regime
+from perfkit.predict.curves import Collective, Curves, Regime, kernel_curves
 from perfkit.predict.gpus import gpu_of_device, load_gpu
 from perfkit.predict.passes import skew
 from perfkit.predict.plan import Plan, decode_pass
@@ -93,7 +93,7 @@ def calibrate_from(paths: Sequence[Path], models_dir: Path | None, *, date: str)
         "date": date,
         "held_in": sorted({*rates.held_in, *(run.name for run in runs)}),
         "versions": dict(runs[0].versions),
-        **{name: _kernel_table(name, curves, fit) for name in KERNELS},
+        **{name: _kernel_table(name, curves, fit) for name in kernel_curves(curves)},
         **_collective_tables(curves, fit),
         "host": host_table(runs, known),
         "steps": steps_table(runs, fit.curves),
@@ -178,7 +178,9 @@ def host_table(runs: Sequence[Traced], rates: Rates) -> dict[str, Any]:
         curves = rates.compute[0].curves
         known = curves.provenance.get("host", ASSUMED) if curves else ASSUMED
         spread = curves.spread["host"] if curves else LEAST_HOST_SPREAD
-        return {"dispatch_s": rates.compute[0].dispatch_s, "spread": spread, "source": known}
+        table = {"dispatch_s": rates.compute[0].dispatch_s, "spread": spread, "source": known}
+        fixed = curves.pass_host_s if curves else None
+        return table if fixed is None else {**table, "pass_s": fixed}
     passes = [seconds for run in runs if run.name in found for seconds in run.tpot_s]
     logs = [math.log(seconds / statistics.median(passes)) for seconds in passes]
     return {

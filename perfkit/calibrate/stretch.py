@@ -16,7 +16,7 @@ from typing import Any
 from perfkit.calibrate.fit_curves import solver
 from perfkit.compare.classes import by_class
 from perfkit.errors import ConfigError
-from perfkit.predict.curves import KERNELS, Collective, Curves, Regime, scaled_kernel
+from perfkit.predict.curves import KERNELS, Collective, Curves, Gemm, Regime, scaled_kernel
 from perfkit.predict.passes import class_seconds
 from perfkit.predict.plan import Plan
 from perfkit.predict.rates import Rates
@@ -149,8 +149,11 @@ def _kernel(name: str) -> Callable[[Curves, float], Curves]:
 
 def _gemm_rate(name: str) -> Callable[[Curves, float], Curves]:
     def longer(curves: Curves, factor: float) -> Curves:
-        rate = getattr(curves.gemm, name) / factor
-        return replace(curves, gemm=replace(curves.gemm, **{name: rate}))
+        def slower(one: Gemm) -> Gemm:
+            return replace(one, **{name: getattr(one, name) / factor})
+
+        grouped = curves.grouped and slower(curves.grouped)
+        return replace(curves, gemm=slower(curves.gemm), grouped=grouped)
 
     return longer
 

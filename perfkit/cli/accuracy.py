@@ -28,7 +28,7 @@ def command(
         "--frozen",
         metavar="FILE",
         help="Score what `perfkit predict --format json -o FILE` said before the runs, instead of "
-        "predicting again. May be given several times.",
+        "predicting again. May be given several times, or be a folder with frozen-*.json.",
     ),
     each: bool = typer.Option(False, "--each", help="A row for each run instead of the scores."),
     format: Format = FORMAT_OPTION,
@@ -43,7 +43,7 @@ def command(
     from perfkit.compare.frozen import read_frozen
     from perfkit.report.tables import render
 
-    files = [read_frozen(path) for path in frozen]
+    files = [read_frozen(path) for path in frozen_files(frozen)]
     for file in files:
         story(f"frozen {file.made_at:%Y-%m-%d %H:%M} UTC: {file.path}, sha256 {file.sha256}")
     predicted, left_out = predicted_runs(run_folders(runs), files)
@@ -78,6 +78,19 @@ def _readable(name: str) -> "pl.Expr":
         .otherwise(1e3)
     )
     return pl.col(name) * scale
+
+
+def frozen_files(paths: list[Path]) -> list[Path]:
+    """The files, and those in the folders; ConfigError for a folder without any."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("frozen-*.json")) if path.is_dir() else [path]
+        if not inside:
+            raise ConfigError(
+                f"{path} has no frozen-*.json. Make one: perfkit predict -o FILE.json"
+            )
+        found += inside
+    return found
 
 
 def run_folders(paths: list[Path]) -> list[Path]:

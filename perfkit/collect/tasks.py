@@ -61,7 +61,9 @@ class EngineTask:
     def environment(
         self, place: Place, rank: int, master: tuple[str, int], environ: Mapping[str, str]
     ) -> dict[str, str]:
-        return engine_environment(place, rank, master, environ)
+        found = engine_environment(place, rank, master, environ)
+        # DeepSpeed would move its layers to whatever GPU it sees.
+        return found if self.settings.device == "cuda" else {**found, "CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True, slots=True)

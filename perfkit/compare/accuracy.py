@@ -17,6 +17,7 @@ from perfkit.compare.run import compared, find_rates, plan_of
 from perfkit.errors import ConfigError
 from perfkit.ingest.timers import concatenated, measure_passes, read_timers, summarise
 from perfkit.measures import memory_in_use
+from perfkit.predict.gpus import gpu_of_device
 from perfkit.predict.memory import allocated_bytes
 from perfkit.predict.time import predict_run
 from perfkit.schema import RunFolder, open_run
@@ -151,15 +152,15 @@ def _rows(path: Path, frozen: Sequence[Frozen]) -> Iterator[dict[str, Any]]:
     plan = plan_of(path, run)
     measured = _measured(folder, config["pp"] - 1)
     rates, _source = find_rates(path, run, None, None, None)
-    model = run["model"]["id"]
+    model, gpu = run["model"]["id"], gpu_of_device(run["hardware"].get("gpus", [])) or rates.name
     if frozen:
-        found = frozen_prediction(frozen, model, rates.name, plan, run["started_at"])
+        found = frozen_prediction(frozen, model, gpu, plan, run["started_at"])
     else:
         found = predict_run(run["model"]["config"], rates, model_id=model, **plan)
         found["allocated_bytes"] = max(allocated_bytes(_sizes(rank)) for rank in found["ranks"])
     common = {
         "run": path.name,
-        "gpu": rates.name,
+        "gpu": gpu,
         "model": model,
         **{name: plan[name] for name in ("decode", "tp", "pp", "microbatches", "batch")},
         "prompt_tokens": plan["prompt_tokens"],

@@ -36,6 +36,8 @@ KINDS = {
     "prefill_attention": "attention",
     "elementwise": OTHER,
     "strided": OTHER,
+    "norm": OTHER,
+    "choice": OTHER,
     "comm": TRANSFER,
 }
 """kinds of predicted kernels -> classes"""

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from perfkit.compare.bound import faster_than_bound
 from perfkit.compare.classes import class_table
 from perfkit.errors import ConfigError
 from perfkit.ingest.frames import QUALITY, finding
@@ -18,7 +19,7 @@ from perfkit.measures import memory_in_use
 from perfkit.predict.gpus import gpu_of_device, load_gpu
 from perfkit.predict.plan import Plan
 from perfkit.predict.rates import MICROBENCHMARK, Rates, rates_from_file, rates_from_gpu
-from perfkit.predict.spec import dtype_bytes, spec_from_config
+from perfkit.predict.spec import spec_from_config
 from perfkit.predict.time import predict
 from perfkit.schema import RunFolder, read_json
 from perfkit.timeline.analysis import Analysis, analyze_run
@@ -276,32 +277,6 @@ def doubts(run: Mapping[str, Any], headline: pl.DataFrame) -> list[str]:
     if run["config"]["load"] == "dummy":
         found.append("weights were random (--load dummy): times hold, text does not")
     return found
-
-
-def faster_than_bound(
-    run: Mapping[str, Any], prediction: Mapping[str, Any], rates: Rates, headline: pl.DataFrame
-) -> list[str]:
-    """A token cannot take less than M readings of a rank's weights at full memory bandwidth.
-
-    Without the embedding table, of which a step reads a few rows. Then the run did not do what it
-    says, or the rates are of another machine.
-    """
-    model = run["model"]["config"]
-    table = 0
-    if not model.get("tie_word_embeddings"):
-        values = int(model.get("vocab_size", 0)) * int(model.get("hidden_size", 0))
-        table = values * dtype_bytes(run["config"]["dtype"])
-    held = max(
-        rank["weights_bytes"] - (table if rank["stage"] == 0 else 0) for rank in prediction["ranks"]
-    )
-    bound_s = run["config"]["microbatches"] * held / rates.compute[0].read_bytes_per_s
-    measured = headline.filter(measure="tpot_s")["measured"][0]
-    if measured is None or measured >= bound_s:
-        return []
-    return [
-        f"faster than the bound: a token took {1e3 * measured:.3g} ms, reading the weights takes "
-        f"{1e3 * bound_s:.3g} ms. The run or the rates are not what they seem",
-    ]
 
 
 def write_tables(comparison: Comparison, path: Path) -> Path:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from perfkit.engine.decode_kernels import kernels_for
 from perfkit.engine.static_kv import StaticKV
+from perfkit.engine.step_kernels_bench import choices, grouped_products, norms
 from perfkit.engine.topology import Topology
 
 Point = dict[str, Any]
@@ -47,7 +48,7 @@ PROMPTS = ((1, 128), (1, 512), (1, 1024), (1, 2048), (1, 4096), (1, 8192), (8, 5
 """(b, tokens)"""
 ELEMENT_BYTES = tuple(1 << exponent for exponent in range(12, 31, 2))
 HIDDEN = 4096
-TOKENS = (512, 2048, 8192, 32768)
+TOKENS = (256, 512, 1024, 2048, 8192, 32768)
 MESSAGE_BYTES = tuple(1 << exponent for exponent in range(10, 28))
 SMALL_MESSAGE, MANY_CALLS, FEW_CALLS = 1 << 20, 40, 4
 
@@ -66,6 +67,9 @@ class GpuBench:
         yield from self.prefill_attention()
         yield from self.elementwise()
         yield from self.strided()
+        yield from norms(self)
+        yield from choices(self)
+        yield from grouped_products(self)
         yield from self.all_reduces()
 
     def gemms(self) -> Iterator[Point]:
@@ -142,14 +146,15 @@ class GpuBench:
         widening and scaling: what an eager prefill does that memory alone does not limit."""
         e = self.dtype.itemsize
         for tokens in TOKENS:
-            states = self.random(1, tokens, HEADS[0][0], HEAD_SIZE).transpose(1, 2)
+            shape = (1, tokens, HEADS[0][0], HEAD_SIZE)
+            states, others = (self.random(*shape).transpose(1, 2) for _ in range(2))
             turns = self.random(1, 1, tokens, HEAD_SIZE)
             first, second = states.chunk(2, dim=-1)
             hidden, scale = self.random(tokens, HIDDEN), self.random(tokens, 1).float()
             wide, values = hidden.float(), states.numel()
             works: list[tuple[str, Work, int]] = [
                 ("multiply", partial(torch.mul, states, turns), 2 * e * values),
-                ("add", partial(torch.add, states, states), 3 * e * values),
+                ("add", partial(torch.add, states, others), 3 * e * values),
                 ("concatenate", partial(torch.cat, (second, first), dim=-1), 2 * e * values),
                 ("widen", hidden.float, (e + 4) * hidden.numel()),
                 ("scale", partial(torch.mul, wide, scale), 8 * hidden.numel()),

@@ -62,10 +62,11 @@ def _of_compute(rates: Rates, change: Callable[[Compute], Compute]) -> Rates:
 
 def _flops(rates: Rates, factor: float) -> Rates:
     def faster(curves: Curves) -> Curves:
-        gemm, attention = curves.gemm, curves.prefill_attention
+        attention, grouped = curves.prefill_attention, curves.grouped
         return replace(
             curves,
-            gemm=replace(gemm, flops_per_s=gemm.flops_per_s * factor),
+            gemm=replace(curves.gemm, flops_per_s=curves.gemm.flops_per_s * factor),
+            grouped=grouped and replace(grouped, flops_per_s=grouped.flops_per_s * factor),
             prefill_attention=replace(attention, flops_per_s=attention.flops_per_s * factor),
         )
 
@@ -77,8 +78,8 @@ def _flops(rates: Rates, factor: float) -> Rates:
 
 def _memory(rates: Rates, factor: float) -> Rates:
     def faster(curves: Curves) -> Curves:
-        names = ("gemm", "vector", "decode_attention", "elementwise")
-        parts = {name: getattr(curves, name) for name in names}
+        names = ("gemm", "vector", "decode_attention", "elementwise", "norm", "grouped")
+        parts = {name: getattr(curves, name) for name in names if getattr(curves, name)}
         return replace(
             curves,
             **{n: replace(one, bytes_per_s=one.bytes_per_s * factor) for n, one in parts.items()},

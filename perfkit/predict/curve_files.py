@@ -4,7 +4,8 @@ gpu, dtype, date              which GPU of gpus.toml, and when
 [versions]                    torch, nccl, driver of the measurement
 [gemm] [vector] ...           parameters of a curve, its errors, `source`
 [all_reduce.2]                start_s and bytes_per_s, a list each: one entry a regime
-[host]                        dispatch_s, spread, source
+[norm] [choice] [grouped]     the same, not in older files
+[host]                        dispatch_s, pass_s (not in older files), spread, source
 [steps]                       replay_s, hop_s, return_s, source
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 from perfkit.errors import ConfigError
 from perfkit.paths import noun_folders
-from perfkit.predict.curves import KERNELS, MOVED, Collective, Curves, Regime
+from perfkit.predict.curves import KERNELS, LATER_KERNELS, MOVED, Collective, Curves, Regime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,8 @@ def curves_from_tables(content: Mapping[str, Any]) -> Curves:
     """The curves of a file's tables; KeyError names one that is missing."""
     steps, host = content["steps"], content["host"]
     tables = {name: content[name] for name in KERNELS}
+    tables |= {name: content[name] for name in LATER_KERNELS if name in content}
+    forms = {**KERNELS, **LATER_KERNELS}
     collectives = {
         (kind, int(group)): _collective(kind, int(group), table)
         for kind in MOVED
@@ -80,11 +83,12 @@ def curves_from_tables(content: Mapping[str, Any]) -> Curves:
         f"{kind}.{group}": content[kind][str(group)]["source"] for kind, group in collectives
     }
     return Curves(
-        **{name: _curve(KERNELS[name], table) for name, table in tables.items()},
+        **{name: _curve(forms[name], table) for name, table in tables.items()},
         collectives=collectives,
         replay_s=steps["replay_s"],
         hop_s=steps.get("hop_s"),
         return_s=steps.get("return_s"),
+        pass_host_s=host.get("pass_s"),
         spread={
             **{name: table["spread"] for name, table in tables.items()},
             "host": host["spread"],

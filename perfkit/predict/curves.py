@@ -139,6 +139,12 @@ class Curves:
     elementwise: Stream
     strided: Stream
     """elementwise kernels on transposed or expanded tensors, and conversions between dtypes"""
+    norm: Stream | None = None
+    """a captured step's addition and norm"""
+    choice: Stream | None = None
+    """the likeliest token of one row of logits, one block of the GPU a row"""
+    grouped: Gemm | None = None
+    """rows sorted by expert times their experts' weights"""
     collectives: Mapping[tuple[str, int], Collective] = field(default_factory=dict)
     replay_s: float = 15e-6
     """between the last kernel of a replayed step and the first of the next"""
@@ -146,6 +152,8 @@ class Curves:
     """a pipeline hop beyond the message: host, launch, arrival"""
     return_s: float | None = None
     """the chosen token from the last stage's GPU to the first stage's"""
+    pass_host_s: float | None = None
+    """the host's part of an eager pass outside its layers"""
     spread: Mapping[str, float] = field(default_factory=dict)
     """standard deviation of log(predicted / measured) of each kernel class"""
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -162,11 +170,12 @@ def scaled_curves(curves: Curves, factor: float) -> Curves:
     }
     return replace(
         curves,
-        **{name: scaled_kernel(getattr(curves, name), factor) for name in KERNELS},
+        **{name: scaled_kernel(curve, factor) for name, curve in kernel_curves(curves).items()},
         collectives=regimes,
         replay_s=curves.replay_s / factor,
         hop_s=None if curves.hop_s is None else curves.hop_s / factor,
         return_s=None if curves.return_s is None else curves.return_s / factor,
+        pass_host_s=None if curves.pass_host_s is None else curves.pass_host_s / factor,
     )
 
 
@@ -179,8 +188,16 @@ KERNELS: Mapping[str, type] = {
     "strided": Stream,
 }
 """the curves of single kernels, and their forms"""
+LATER_KERNELS: Mapping[str, type] = {"norm": Stream, "choice": Stream, "grouped": Gemm}
+"""those that older calibrations lack"""
 RATES = ("flops_per_s", "bytes_per_s")
 LATENCIES = ("start_s", "ramp_s", "head_s")
+
+
+def kernel_curves(curves: Curves) -> dict[str, Any]:
+    """{kind: curve} of all that are known."""
+    found = {name: getattr(curves, name) for name in (*KERNELS, *LATER_KERNELS)}
+    return {name: curve for name, curve in found.items() if curve is not None}
 
 
 def scaled_kernel(curve: Any, factor: float) -> Any:

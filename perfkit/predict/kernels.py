@@ -46,7 +46,8 @@ class Kernels:
 
     kind: str
     """a curve of predict/curves.py: gemm, decode_attention, prefill_attention, elementwise,
-    strided; or product: a captured step's, a vector's curve at one row and a gemm's above"""
+    strided, norm, choice, grouped; or product: a captured step's, a vector's curve at one row and
+    a gemm's above"""
     count: int
     flops: Value
     num_bytes: Value

@@ -12,7 +12,7 @@ from perfkit.predict.plan import Plan, decode_pass, prefill_pass
 from perfkit.predict.rates import Compute, Rates
 from perfkit.predict.schedule import PassTime
 from perfkit.predict.spec import ModelSpec
-from perfkit.predict.work import PassWork, pass_work
+from perfkit.predict.work import DISPATCHES_PER_PASS, PassWork, pass_work
 
 COMM_SPREAD = 0.15
 """of an all-reduce in its place: its ranks never come at the same time"""
@@ -34,7 +34,7 @@ def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassT
     comm_s = sum(n * rates.all_reduce_s(plan.tp, size) for n, size in work.all_reduces)
     variance = variance + (comm_s * COMM_SPREAD) ** 2
     late = skew(plan.tp, rates) if eager else 1.0
-    own_host_s = (work.dispatches if eager else 1) * compute.dispatch_s
+    own_host_s = eager_host_s(work, compute) if eager else compute.dispatch_s
     return PassTime(
         device_s=device_s,
         flops_bound_s=flops_bound_s,
@@ -46,6 +46,14 @@ def pass_time(work: PassWork, rates: Rates, plan: Plan, *, eager: bool) -> PassT
         device_error_s=np.sqrt(variance),
         host_spread=spread.get("host", UNKNOWN_SPREAD),
     )
+
+
+def eager_host_s(work: PassWork, compute: Compute) -> float:
+    """Host seconds of an eager pass: its operators, those outside the layers as measured, if so."""
+    fixed = compute.curves.pass_host_s if compute.curves else None
+    if fixed is None:
+        return work.dispatches * compute.dispatch_s
+    return (work.dispatches - DISPATCHES_PER_PASS) * compute.dispatch_s + fixed
 
 
 def class_seconds(
@@ -66,7 +74,8 @@ def class_seconds(
 def spread_of(kernel: Kernels, spread: Mapping[str, float]) -> Value:
     """Standard deviation of log(predicted / measured) of the kernel's curve."""
     if kernel.kind == "grouped":
-        return EXPERT_SPREAD
+        # A fit's own error knows nothing of how many experts a text reaches.
+        return max(EXPERT_SPREAD, spread.get("grouped", EXPERT_SPREAD))
     if kernel.kind != "product":
         return spread.get(kernel.kind, UNKNOWN_SPREAD)
     one, more = (spread.get(name, UNKNOWN_SPREAD) for name in ("vector", "gemm"))
@@ -111,6 +120,8 @@ def curve_seconds(kernel: Kernels, curves: Curves) -> Value:
         case "product":
             several = curves.gemm.seconds(kernel.flops, kernel.num_bytes)
             return np.where(kernel.rows == 1, curves.vector.seconds(kernel.num_bytes), several)
+        case "grouped" if curves.grouped:
+            return curves.grouped.seconds(kernel.flops, kernel.num_bytes)
         case "grouped":
             return GROUPED_PRODUCT * curves.gemm.seconds(kernel.flops, kernel.num_bytes)
         case "decode_attention":
@@ -118,5 +129,5 @@ def curve_seconds(kernel: Kernels, curves: Curves) -> Value:
         case "prefill_attention":
             return curves.prefill_attention.seconds(kernel.flops, kernel.tokens)
         case _:
-            stream: Stream = getattr(curves, kernel.kind)
+            stream: Stream = getattr(curves, kernel.kind) or curves.elementwise
             return stream.seconds(kernel.num_bytes)

@@ -44,11 +44,13 @@ KV_COPIES_EAGER = 2
 STRIDED_PER_LAYER, CONTIGUOUS_PER_LAYER = 18, 14
 """elementwise kernels of an eager Llama layer with a prompt: on transposed tensors or between
 dtypes, and others; counted in the trace h200-8b-tp1-b32-graph, transformers 5.17"""
-SCORE_KERNELS, SCORE_PASSES = 6, 11
+SCORE_KERNELS, SCORE_PASSES = 6, 15
 """of an eager attention with sinks, beside its two products: mask, sinks, maximum, difference,
 softmax and copy, each over b*N*n*S scores; how often they are read or written"""
 KERNELS_PER_STEP = 12
-"""small kernels of a captured step outside its layers: embedding, rotary table, norm, argmax"""
+"""small kernels of a captured step outside its layers: embedding, rotary table, norm"""
+ONE_BLOCK, BLOCKS_BEYOND = 2**17, 8
+"""values of a row up to which one block looks for the largest; by how many more do"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ def pass_work(spec: ModelSpec, shard: Shard, step: Pass) -> PassWork:
         *(_attention(spec, shard, step, kind, n) for kind, n in kinds),
         *(_unfused if step.eager else _fused)(spec, shard, step, layers),
         *expert_kernels(spec, shard, step, sum(kind.experts * n for kind, n in kinds)),
+        *([_choice(spec, step)] * (shard.pp_rank == shard.pp - 1)),
     )
     return PassWork(
         kernels=kernels,
@@ -225,24 +228,32 @@ def _unfused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Ke
     if spec.sinks:
         queries = kv_heads * spec.query_heads_per_kv_head
         scores = step.rows * queries * step.context * e
-        kernels.append(several("elementwise", layers, SCORE_KERNELS, SCORE_PASSES * scores))
+        kernels.append(several("strided", layers, SCORE_KERNELS, SCORE_PASSES * scores))
     if not step.prefill:
         cached = 2 * step.sequences * step.context * kv_heads * spec.head_dim * e
         kernels.append(several("elementwise", layers, 2, KV_COPIES_EAGER * cached))
     return tuple(kernels)
 
 
+def _choice(spec: ModelSpec, step: Pass) -> Kernels:
+    """The likeliest of V logits: one block of the GPU for each row, up to 2^17 values; beyond,
+    torch 2.11 divides a row among several (H200: V 128,256 37 us, V 151,936 9 us)."""
+    values = spec.vocab if spec.vocab <= ONE_BLOCK else spec.vocab / BLOCKS_BEYOND
+    return several("choice", 1, 1, values * step.bytes_per_value)
+
+
 def _fused(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tuple[Kernels, ...]:
     """A captured step's own kernels: rotary and cache one, addition and norm one, twice, gated
-    activation one; and the few outside the layers."""
+    activation one, of normed queries and keys three more; and the few outside the layers."""
     e, rows = step.bytes_per_value, step.rows
     kv_heads = kv_heads_of_rank(spec, tp=shard.tp, tp_rank=shard.tp_rank)
     heads = kv_heads * (spec.query_heads_per_kv_head + 2)
     columns = spec.intermediate / shard.tp
     return (
         several("elementwise", layers, 1, rows * 2 * e * heads * spec.head_dim),
-        several("elementwise", layers, 2, rows * 8 * e * spec.hidden),
+        several("norm", layers, 2, rows * 8 * e * spec.hidden),
         several("elementwise", layers, 1, rows * 3 * e * columns),
-        *([several("elementwise", layers, 4, rows * 4 * e * heads * spec.head_dim)] * spec.qk_norm),
+        *([several("norm", layers, 2, rows * 2 * e * heads * spec.head_dim)] * spec.qk_norm),
+        *([several("elementwise", layers, 1, rows * 2 * e * heads * spec.head_dim)] * spec.qk_norm),
         several("elementwise", 1, KERNELS_PER_STEP, 0.0),
     )

@@ -3,6 +3,8 @@
 import pytest
 
 from perfkit.collect.launch import engine_environment, find_place, local_place, tasks_on_this_node
+from perfkit.collect.settings import RunSettings
+from perfkit.collect.tasks import EngineTask
 from perfkit.errors import ConfigError
 
 STEP = {
@@ -79,3 +81,11 @@ def test_ranks_share_the_cores_and_never_ask_a_hub() -> None:
 def test_a_users_thread_count_wins() -> None:
     environment = engine_environment(local_place(2), 0, ("h", 1), {"OMP_NUM_THREADS": "7"})
     assert environment["OMP_NUM_THREADS"] == "7"
+
+
+def test_ranks_on_cpus_see_no_gpu() -> None:
+    """DeepSpeed would move its layers to one."""
+    place, master, environ = local_place(1), ("127.0.0.1", 1), {"CUDA_VISIBLE_DEVICES": "0"}
+    for device, visible in (("cpu", ""), ("cuda", "0")):
+        task = EngineTask(RunSettings(model_id="m", model_folder=None, device=device), {})
+        assert task.environment(place, 0, master, environ)["CUDA_VISIBLE_DEVICES"] == visible

@@ -71,7 +71,7 @@ def test_unseen_values_are_those_of_no_held_in_run(recorded: pl.DataFrame) -> No
     """Held in on the H200: batches 1 and 4, 512 and 2048 tokens, 8B, TP 1 and 2, PP 1."""
     found = scores(recorded).filter(measure="tpot_s")
     runs = dict(found.select("group", "runs").rows())
-    assert runs["unseen batch, graph"] == 9
+    assert runs["unseen batch, graph"] == 11
     assert runs["unseen PP, graph"] == runs["PP > 1, graph"]
     assert 0 < runs["unseen prompt length, graph"] < runs["graph"]
     assert runs["unseen model, graph"] >= 7
@@ -122,6 +122,28 @@ def test_a_file_that_is_no_prediction_is_refused(tmp_path: Path) -> None:
     words = ["accuracy", str(TRACES), "--frozen", str(tmp_path / "other.json")]
     answer = CliRunner().invoke(app, words)
     assert "is no frozen prediction" in str(answer.exception)
+
+
+def test_runs_made_after_their_predictions_are_scored_against_them() -> None:
+    """30 runs: captured steps of dense models within 3 %, memory within 0.5, as was said."""
+    words = ["accuracy", str(TRACES / "scored"), "--frozen", str(TRACES), "--each", "--format"]
+    answer = CliRunner().invoke(app, [*words, "json"])
+    assert "left out" not in answer.stderr
+    rows = pl.DataFrame(json.loads(answer.stdout)["rows"])
+    assert rows["run"].n_unique() == 30
+    dense = pl.col("model").is_in(
+        ["llama-3.1-8b", "llama-3.2-3b", "qwen3-14b", "mistral-small-24b"]
+    )
+    steps = rows.filter(pl.col("model").is_in(dense), measure="tpot_s", decode="graph")
+    assert steps["error"].abs().mean() < 0.03
+    assert rows.filter(measure="allocated_bytes")["error"].abs().max() < 0.005
+    # An H100's run has its own calibration beside it: the frozen row is found by its GPU.
+    assert set(rows["gpu"]) == {"h100-sxm", "h200-sxm"}
+
+
+def test_a_folder_without_frozen_predictions_is_refused(tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["accuracy", str(TRACES), "--frozen", str(tmp_path)])
+    assert "has no frozen-*.json" in str(answer.exception)
 
 
 def test_frozen_predictions_are_those_that_their_page_names() -> None:

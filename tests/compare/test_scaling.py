@@ -174,7 +174,7 @@ def test_every_format_has_every_run() -> None:
     assert told(*runs, "--format", "csv").count("h200-8b-tp") == 2
     text = told(*runs)
     assert "against 1 GPU (TP1 PP1)" in text
-    assert "1.26 - 1.56" in text
+    assert "1.26 - 1.55" in text
 
 
 def test_a_failed_run_and_a_missing_one_are_said(tmp_path: Path) -> None:
