@@ -30,6 +30,12 @@ def command(
         help="Score what `perfkit predict --format json -o FILE` said before the runs, instead of "
         "predicting again. May be given several times, or be a folder with frozen-*.json.",
     ),
+    bottleneck: bool = typer.Option(
+        False,
+        "--bottleneck",
+        help="Instead of errors: what was predicted to limit a decode step, and what its trace "
+        "says did.",
+    ),
     each: bool = typer.Option(False, "--each", help="A row for each run instead of the scores."),
     format: Format = FORMAT_OPTION,
 ) -> None:
@@ -43,6 +49,9 @@ def command(
     from perfkit.compare.frozen import read_frozen
     from perfkit.report.tables import render
 
+    if bottleneck:
+        show_bottlenecks(run_folders(runs), format)
+        return
     files = [read_frozen(path) for path in frozen_files(frozen)]
     for file in files:
         story(f"frozen {file.made_at:%Y-%m-%d %H:%M} UTC: {file.path}, sha256 {file.sha256}")
@@ -64,6 +73,29 @@ def command(
     title = f"{how}, beside what was measured" if each else "Errors of predictions"
     result(render(frame, columns, format.value, title=title))
     closing(None, f"perfkit accuracy {runs[0]} --each" if not each else "perfkit compare RUN")
+
+
+def show_bottlenecks(paths: list[Path], format: Format) -> None:
+    """A row a run with a trace, and in how many the prediction was right."""
+    from perfkit.compare.bottleneck import bottlenecks
+    from perfkit.report.tables import Column, render
+
+    frame, left_out = bottlenecks(paths)
+    for line in left_out:
+        story(f"left out: {line}")
+    if frame.is_empty():
+        raise ConfigError("no run has a trace of a GPU. Record one: perfkit run --collect kineto")
+    columns = [
+        Column(name="run", title="run", kind="text"),
+        Column(name="predicted", title="predicted", kind="text"),
+        Column(name="measured", title="measured", kind="text"),
+        Column(name="busy", title="kernels fill", kind="percent"),
+    ]
+    result(render(frame, columns, format.value, title="What limits a decode step"))
+    scored = frame.filter(~frame["held_in"])
+    right = int(scored["right"].sum())
+    story(f"right in {right} of {scored.height} runs that no number of the calibration comes from")
+    closing(None, "perfkit compare RUN")
 
 
 def _readable(name: str) -> "pl.Expr":
