@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("token_worker.py")
 LAYOUTS = [(1, 1), (2, 1), (1, 2), (2, 2)]
+MANY_RANKS = [(2, 3), (4, 2), (8, 1)]
 SAME_LENGTH = [[5, 9, 33, 71], [8, 120, 4, 99], [77, 3, 15, 61], [42, 42, 7, 13]]
 PADDED = [[5, 9, 33, 71, 12, 90, 31], [8, 120], [77, 3, 15, 61], [42]]
 NEW_TOKENS = 14
@@ -168,6 +169,20 @@ def test_tokens_of_the_demo_model_equal_generate(
     tp: int, pp: int, tmp_path: Path, smollm2: Path
 ) -> None:
     assert_same_tokens(tmp_path, tp, pp, demo_cases(smollm2))
+
+
+@pytest.mark.parametrize(("tp", "pp"), MANY_RANKS)
+def test_tokens_of_many_ranks_equal_generate(
+    tp: int, pp: int, tmp_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    """The layouts of three nodes of two GPUs and of one node of eight; M of 1, p and 2 p."""
+    eight = tiny_models["llama-eight-heads"]
+    cases = [
+        a_case(eight, prompts=PADDED * 3, microbatches=m, decode=decode)
+        for decode in ("eager", "graph")
+        for m in sorted({1, pp, 2 * pp})
+    ]
+    assert_same_tokens(tmp_path, tp, pp, cases)
 
 
 def test_uneven_split_and_three_stages(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
