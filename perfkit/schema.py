@@ -12,7 +12,7 @@
       nodes/<host>/nvml.csv    GPU utilisation, power, clocks and memory of a node
       job/sacct.psv            Slurm's accounting of the job
       job/calibration.json     the machine's measured rates, when there were any
-      outputs.jsonl            prompt id, token ids, text
+      outputs.jsonl            prompt id, token ids, text; with --logprobs what each token was given
       tables/*.parquet         what `perfkit analyze` made
 
 Every JSON file carries `schema_version`.

@@ -30,7 +30,7 @@ def find_model(name: str, models_dir: Path | None, *, weights: bool) -> LocalMod
     A path wins; then --models-dir, the perfkit cache, the Hugging Face cache. A model card in
     models/cards is enough when no weights are needed (`weights=False`, --load dummy).
     """
-    looked = [Path(name).expanduser(), *_candidates(name, models_dir)]
+    looked = list(dict.fromkeys([Path(name).expanduser(), *_candidates(name, models_dir)]))
     folder = next((path for path in looked if (path / "config.json").is_file()), None)
     if folder is not None:
         return LocalModel(folder.name if Path(name).exists() else name, _config(folder), folder)

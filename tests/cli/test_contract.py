@@ -24,6 +24,11 @@ READERS = (
     "submit",
     "status",
     "whatif",
+    "accuracy",
+    "scaling",
+    "validate",
+    "verify",
+    "prompts",
 )
 HELP_MAY_TAKE_S = 0.5
 
