@@ -60,8 +60,10 @@ class Stream:
     sharpness: float = 1.0
 
     def seconds(self, num_bytes: Value) -> Value:
-        q = self.sharpness
-        return (self.start_s**q + (num_bytes / self.bytes_per_s) ** q) ** (1 / q)
+        q, moving_s = self.sharpness, num_bytes / self.bytes_per_s
+        if q == 1:
+            return self.start_s + moving_s
+        return (self.start_s**q + moving_s**q) ** (1 / q)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

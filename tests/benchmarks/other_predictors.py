@@ -104,7 +104,7 @@ def beside(traces: Path, other: Path | None) -> dict[str, Any]:
 
 
 def questions_of(traces: Path) -> list[dict[str, Any]]:
-    """Captured runs of Llama models that no number of a calibration comes from."""
+    """Captured bfloat16 runs of Llama models that no number of a calibration comes from."""
     import polars as pl
 
     from perfkit.compare.accuracy import predicted_runs
@@ -123,6 +123,8 @@ def questions_of(traces: Path) -> list[dict[str, Any]]:
     for (run,), rows in frame.group_by("run", maintain_order=True):
         first = rows.row(0, named=True)
         config = open_run(traces / str(run))[1]["config"]
+        if config["dtype"] != "bfloat16":
+            continue
         question = {
             "model_path": HUGGING_FACE[first["model"]],
             "system_name": SYSTEMS[first["gpu"]],
