@@ -21,7 +21,7 @@ class Kind(StrEnum):
 def command(
     runs: list[Path] = typer.Argument(
         metavar="RUN...",
-        help="Run folders that `perfkit run` wrote; files among them are left out.",
+        help="Run folders that `perfkit run` wrote; what else is among them is left out.",
     ),
     out: Path | None = typer.Option(
         None,
@@ -53,7 +53,7 @@ def command(
 
     folders, files = run_folders(runs)
     for file in files:
-        story(f"{file} is a file, not a run folder: left out")
+        story(f"{file} is not a run folder: left out")
     kind = format or kind_of(out)
     rates = {"calibration": calibration, "gpu": gpu, "models_dir": models_dir}
     if kind is Kind.md:

@@ -32,10 +32,12 @@ def command(
     with --follow BASELINE first: then both are compared in every place.
     """
     from perfkit.compare.fidelity import verify, write_places
-    from perfkit.report.fidelity import printed
+    from perfkit.report.fidelity import document, printed
+    from perfkit.schema import write_json
 
     found = verify(run, against, repeat)
     written = write_places(found)
+    write_json(written / "fidelity.json", document(found))
     result(printed(found, format.value))
     if format is Format.csv:
         for note in found.notes:

@@ -33,8 +33,19 @@ class Rates:
 
 def run_facts(path: Path, rates: Rates = Rates()) -> dict[str, Any]:
     """A row; `reason` says why it has no measurement, `no_prediction` why it has none of that."""
-    folder, run = open_run(path)
-    analysis, prediction, no_prediction = _analysed(path, run, rates)
+    _folder, run = open_run(path)
+    return facts_of(path, run, *_analysed(path, run, rates))
+
+
+def facts_of(
+    path: Path,
+    run: Mapping[str, Any],
+    analysis: Analysis,
+    prediction: Mapping[str, Any] | None,
+    no_prediction: str | None,
+) -> dict[str, Any]:
+    """The same row of a run that is analysed already."""
+    folder = RunFolder(path)
     measured = {row["measure"]: row for row in analysis.summary.to_dicts()}
     wall = measured.get("e2e_s", {})
     engine = _engine_facts(folder)

@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from perfkit.report.strip import Strip
+from perfkit.report.strip import WAITING, Strip
 from perfkit.report.tables import significant
 
 IDEAL, PREDICTED, MEASURED = "#7F8790", "#D55E00", "#0072B2"
@@ -25,6 +25,7 @@ SPLIT_COLOURS = {
 LANE_COLOURS = {
     "compute": SPLIT_COLOURS["compute"],
     "communication": SPLIT_COLOURS["exposed communication"],
+    WAITING: "#56B4E9",
     "copy": SPLIT_COLOURS["copy"],
 }
 # Parts of one prediction: shades of its colour.

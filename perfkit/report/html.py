@@ -7,6 +7,7 @@ escaping, and the charts' JSON through `tojson`, which writes < as \\u003c.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from perfkit import __version__
 from perfkit.compare.run import Comparison, compare_run, doubts, find_rates, headline_table
 from perfkit.errors import ConfigError, ToolMissing
 from perfkit.paths import cache_folder
+from perfkit.predict.rates import Rates
 from perfkit.report import html_parts as parts
 from perfkit.report.causes import CAUSE_COLUMNS, CAUSE_NOTE, cause_rows, clocks, stragglers
 from perfkit.report.collected import absent, blocks
 from perfkit.report.comparison import readable
 from perfkit.report.ending import first_lines, traced
-from perfkit.report.time_split import job_id, legend, ratio_line
-from perfkit.schema import open_run
+from perfkit.report.summary import summary
+from perfkit.report.time_split import COLLECTIVE_COLUMNS, job_id, legend, ratio_line
+from perfkit.schema import RunFolder, open_run, read_json
 from perfkit.timeline.analysis import Analysis, analyze_run
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -43,6 +46,9 @@ class Findings:
     rates: Mapping[str, Any]
     no_prediction: str | None
     warnings: list[str]
+    classes: pl.DataFrame | None = None
+    """kernels by class (compare/classes.py CLASSES); None without a prediction"""
+    machine: Rates | None = None
 
 
 def render_report(
@@ -101,6 +107,8 @@ def _compared(path: Path, comparison: Comparison) -> Findings:
         rates=dict(comparison.rates.provenance),
         no_prediction=None,
         warnings=comparison.warnings,
+        classes=comparison.classes,
+        machine=comparison.rates,
     )
 
 
@@ -141,6 +149,11 @@ def context(found: Findings) -> dict[str, Any]:
         "headline_figures": charts.headline_figures(headline.to_dicts()),
         "rates_source": found.rates_source,
         "no_prediction": found.no_prediction,
+        "summary": summary(analysis, found.headline, memory, unit),
+        "classes": classes_block(found),
+        "collectives": collectives_block(found),
+        "fidelity": fidelity_block(found.path),
+        "one_rank": len(analysis.ranks) == 1,
         "ratio": ratio_line(analysis),
         "split": parts.split_table(analysis) if not analysis.split.is_empty() else None,
         "split_figures": split_figures(analysis),
@@ -164,6 +177,44 @@ def context(found: Findings) -> dict[str, Any]:
     }
 
 
+def classes_block(found: Findings) -> dict[str, Any] | None:
+    """Kernels by class, predicted beside traced; None without either."""
+    from perfkit.report.class_charts import CLASS_COLUMNS, class_figures
+
+    if found.classes is None or found.classes.is_empty():
+        return None
+    return {
+        "figures": class_figures(found.classes),
+        "table": parts.table("classes", found.classes, CLASS_COLUMNS),
+    }
+
+
+def collectives_block(found: Findings) -> dict[str, Any] | None:
+    """Collectives by size beside their link; None where no trace has any."""
+    from perfkit.report.class_charts import collective_figure, collective_rows, colours_of_ops
+
+    collectives = found.analysis.collectives
+    if collectives.is_empty():
+        return None
+    rows, machine = collective_rows(collectives), found.machine
+    groups = set(rows.filter(op="all_reduce")["num_ranks"].drop_nulls().to_list())
+    seconds = partial(machine.all_reduce_s, groups.pop()) if machine and len(groups) == 1 else None
+    link = machine.link_bytes_per_s if machine else None
+    return {
+        "figure": collective_figure(rows, link, seconds),
+        "colours": colours_of_ops(rows),
+        "link": link,
+        "predicted": seconds is not None,
+        "table": parts.table("collectives", collectives, COLLECTIVE_COLUMNS),
+    }
+
+
+def fidelity_block(path: Path) -> dict[str, Any] | None:
+    """What `perfkit verify` said of the run, if it was asked."""
+    file = RunFolder(path).tables / "fidelity.json"
+    return read_json(file) if file.is_file() else None
+
+
 def causes_table(analysis: Analysis) -> parts.Table | None:
     """Waiting, transfer and the causes of idle time; None where nothing is known of them."""
     rows = cause_rows(analysis)
@@ -184,11 +235,13 @@ def split_figures(analysis: Analysis) -> list[Any]:
 
 def strip(analysis: Analysis) -> dict[str, Any] | None:
     """The timeline of one decode step, and how far to trust it."""
-    from perfkit.report.charts import busy_words, strip_figure
+    from perfkit.report.charts import LANE_COLOURS, busy_words, strip_figure
     from perfkit.report.strip import decode_step
 
     microbatches = int(analysis.run.get("config", {}).get("microbatches") or 1)
-    step = decode_step(analysis.activities, analysis.ranges, microbatches=microbatches)
+    step = decode_step(
+        analysis.activities, analysis.ranges, analysis.waits, microbatches=microbatches
+    )
     if step is None:
         return None
     labels = parts.rank_labels(analysis)
@@ -198,7 +251,7 @@ def strip(analysis: Analysis) -> dict[str, Any] | None:
         "shares": busy_words(step, labels),
         "column_us": f"{step.column_ns / 1e3:.0f}",
         "hosts": len(hosts),
-        "lanes": step.marks["lane"].unique(maintain_order=True).to_list(),
+        "lanes": [lane for lane in LANE_COLOURS if lane in step.marks["lane"].to_list()],
     }
 
 

@@ -7,7 +7,10 @@ from typing import Any
 import polars as pl
 
 from perfkit import __version__
+from perfkit.compare.run_facts import facts_of
+from perfkit.compare.scaling import scaling
 from perfkit.report import html_parts as parts
+from perfkit.report import scaling as scaling_text
 from perfkit.report.ending import first_lines
 from perfkit.report.html import Findings, page, vega_bundle
 from perfkit.report.side_by_side import runs_table
@@ -70,7 +73,7 @@ def context(found: Sequence[Findings]) -> dict[str, Any]:
     """What the template prints."""
     from perfkit.report.side_by_side_charts import step_colours, tpot_figures
 
-    runs = runs_table(found)
+    runs, scaled = runs_table(found), scaling_of(found)
     broken = [one for one in found if one.analysis.run.get("state") != "finished"]
     return {
         "version": __version__,
@@ -81,8 +84,41 @@ def context(found: Sequence[Findings]) -> dict[str, Any]:
         "note": note(runs),
         "figures": tpot_figures(runs),
         "colours": step_colours(runs),
+        "scaling": scaling_blocks(scaled),
         "each": [one_run(number, one) for number, one in enumerate(found)],
     }
+
+
+def scaling_of(found: Sequence[Findings]) -> pl.DataFrame:
+    """compare.scaling.SCALING of the runs that the engine made."""
+    return scaling(
+        [
+            facts_of(one.path, one.analysis.run, one.analysis, one.prediction, one.no_prediction)
+            for one in found
+            if one.analysis.run.get("model")
+        ]
+    )
+
+
+def scaling_blocks(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """A chart, a table and its footnotes for each series of runs of the same work."""
+    from perfkit.report.scaling_charts import scaling_figures
+
+    parts_of = [(kind, part) for kind, part in scaling_text.series(frame) if kind]
+    return [
+        {
+            "figure": figure,
+            "table": parts.table(
+                f"scaling-{number}",
+                scaling_text.shown(part),
+                scaling_text.columns_of(kind, "users"),
+            ),
+            "notes": scaling_text.notes(part),
+        }
+        for number, (figure, (kind, part)) in enumerate(
+            zip(scaling_figures(frame), parts_of, strict=True)
+        )
+    ]
 
 
 def with_shares(runs: pl.DataFrame) -> pl.DataFrame:

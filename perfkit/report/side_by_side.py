@@ -69,14 +69,21 @@ ORDER = (
 
 
 def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """(run folders, files beside them): a shell's `traces/*` names the README in it, too."""
-    files = [path for path in paths if path.is_file()]
+    """(run folders, what is beside them): a shell's `traces/*` names the README in it, too, and
+    folders that hold runs of their own."""
+    files = [path for path in paths if path.is_file() or _only_holds_runs(path)]
     folders = [path for path in paths if path not in files]
+    if not folders and files[0].is_dir():
+        raise ConfigError(f"{files[0]} holds run folders. Give them: {files[0]}/*")
     if not folders:
         raise ConfigError(
             f"{files[0]} is a file, not a run folder. Give the folders that `perfkit run` wrote.",
         )
     return folders, files
+
+
+def _only_holds_runs(path: Path) -> bool:
+    return not (path / "run.json").is_file() and next(path.glob("*/run.json"), None) is not None
 
 
 def find_all(

@@ -17,6 +17,8 @@ from perfkit.timeline.windows import Windows, windows_of
 
 # Lanes of one rank, and the classes of activity in each; unknown counts as compute, as in the split
 LANES = {"compute": ("compute", "unknown"), "communication": ("comm",), "copy": ("copy",)}
+WAITING = "of it waiting for a rank"
+"""a lane of its own below the communication, of which it is a part"""
 MARKS = pl.Schema(
     {
         "rank": pl.Int32,
@@ -60,11 +62,13 @@ class Strip:
 def decode_step(
     activities: pl.DataFrame,
     ranges: pl.DataFrame,
+    waits: pl.DataFrame,
     *,
     microbatches: int = 1,
     max_marks: int = MAX_MARKS,
 ) -> Strip | None:
-    """The middle decode step of the captured pass; None when no rank recorded one.
+    """The middle decode step of the captured pass; None when no rank recorded one. `waits` are
+    the collectives matched over ranks (timeline/waits.py WAITS).
 
     Its window is from the first rank's start to the last rank's end, so that in a pipeline the
     neighbouring steps of other stages are in the picture too.
@@ -77,7 +81,7 @@ def decode_step(
     block = slice(number * microbatches, (number + 1) * microbatches)
     start = min(int(starts[block].min()) for starts, _ends in decodes.values())
     end = max(int(ends[block].max()) for _starts, ends in decodes.values())
-    unions = _lanes(activities, start, end)
+    unions = _lanes(activities, start, end) | _waiting(waits, start, end)
     columns = min(end - start, MAX_COLUMNS, max(MIN_COLUMNS, max_marks // max(len(unions), 1)))
     return Strip(
         number=number + 1,
@@ -112,6 +116,18 @@ def _lanes(activities: pl.DataFrame, start: int, end: int) -> dict[Lane, Union]:
             covered = union(starts, ends)
             if len(covered.starts):
                 found[int(str(rank)), str(device), lane] = covered
+    return found
+
+
+def _waiting(waits: pl.DataFrame, start: int, end: int) -> dict[Lane, Union]:
+    """What part of each rank's communication was before the last rank had entered."""
+    found = {}
+    until = waits.with_columns(end_ns=pl.col("start_ns") + pl.col("wait_ns"))
+    inside = until.filter(pl.col("start_ns") < end, pl.col("end_ns") > start, pl.col("wait_ns") > 0)
+    for (rank, device), mine in inside.group_by("rank", "device", maintain_order=True):
+        starts = np.clip(mine["start_ns"].to_numpy() - start, 0, end - start)
+        ends = np.clip(mine["end_ns"].to_numpy() - start, 0, end - start)
+        found[int(str(rank)), str(device), WAITING] = union(starts, ends)
     return found
 
 

@@ -182,7 +182,7 @@ def test_a_rank_without_a_trace_is_named_and_not_averaged_away(tmp_path: Path) -
 def test_a_run_without_a_trace_says_that_the_split_was_not_measured(tmp_path: Path) -> None:
     page = render_report(a_run(tmp_path / "run"))
     assert heading(page).endswith("time split NOT measured")
-    assert page.count("<strong>Not measured.</strong>") == 3
+    assert page.count("<strong>Not measured.</strong>") == 4
 
 
 def test_without_rates_the_prediction_is_a_dash_with_the_reason(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_files_among_the_runs_are_left_out_and_told(capsys: pytest.CaptureFixtur
     readme = TRACES / "README.md"
     app(["report", str(readme), str(GRAPH), "--format", "md"], standalone_mode=False)
     printed = capsys.readouterr()
-    assert f"{readme} is a file, not a run folder: left out" in printed.err
+    assert f"{readme} is not a run folder: left out" in printed.err
     assert "| h200-8b-tp1-graph |" in printed.out
     with pytest.raises(ConfigError, match=r"README\.md is a file"):
         app(["report", str(readme), "--format", "md"], standalone_mode=False)

@@ -6,9 +6,11 @@ from typing import Any
 import polars as pl
 
 from perfkit.ingest.frames import ACTIVITIES, RANGES
-from perfkit.report.strip import MIN_COLUMNS, Strip, decode_step
+from perfkit.report.strip import MIN_COLUMNS, WAITING, Strip, decode_step
+from perfkit.timeline.waits import WAITS
 
 Stretch = tuple[int, str, int, int]
+NO_WAITS = pl.DataFrame(schema=WAITS)
 
 
 def step_of(
@@ -26,7 +28,7 @@ def step_of(
         [{"rank": r, "phase": "decode", "start_ns": s, "end_ns": e} for r, s, e in decodes],
         schema=RANGES,
     )
-    return decode_step(activities, ranges, **options)
+    return decode_step(activities, ranges, NO_WAITS, **options)
 
 
 def a_step(*parts: Any, **options: Any) -> Strip:
@@ -81,3 +83,21 @@ def test_there_are_never_many_more_marks_than_asked_for() -> None:
 def test_without_a_decode_there_is_no_step() -> None:
     assert step_of([], [(0, "compute", 0, 10)]) is None
     assert step_of([], []) is None
+
+
+def test_waiting_has_a_lane_of_its_own_and_is_cut_at_the_step() -> None:
+    """A collective of 10 to 90 ns of which 60 were waiting, in a step of 20 to 100."""
+    activities = pl.DataFrame(
+        [{"rank": 0, "device": "cpu", "class": "comm", "start_ns": 10, "end_ns": 90}],
+        schema=ACTIVITIES,
+    )
+    ranges = pl.DataFrame(
+        [{"rank": 0, "phase": "decode", "start_ns": 20, "end_ns": 100}], schema=RANGES
+    )
+    waits = pl.DataFrame(
+        [{"rank": 0, "device": "cpu", "start_ns": 10, "end_ns": 90, "wait_ns": 60}], schema=WAITS
+    )
+    strip = decode_step(activities, ranges, waits)
+    assert strip is not None
+    shares = dict(strip.busy.select("lane", "share").rows())
+    assert shares == {"communication": 70 / 80, WAITING: 50 / 80}
