@@ -20,6 +20,7 @@ from perfkit.cli import (
     doctor,
     export,
     fetch,
+    figures,
     init,
     memory,
     predict,
@@ -85,6 +86,7 @@ app.command("accuracy")(accuracy.command)
 app.command("verify")(verify.command)
 app.command("baseline")(baseline.command)
 app.command("report")(report.command)
+app.command("figures")(figures.command)
 app.command("export")(export.command)
 app.command("predict")(predict.command)
 app.command("memory")(memory.command)
