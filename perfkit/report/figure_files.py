@@ -63,8 +63,8 @@ def of_run(found: Findings) -> Iterator[Named]:
         yield "collectives", collectives["figure"]
     memory, unit = memory_rows(analysis, found.path, found.prediction)
     labels = [{**row, "label": f"rank {row['rank']}"} for row in memory.to_dicts()]
-    if figure := memory_figure(labels, unit):
-        yield "memory", figure
+    if held := memory_figure(labels, unit):
+        yield "memory", held
 
 
 def of_runs(found: Sequence[Findings]) -> Iterator[Named]:

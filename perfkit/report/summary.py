@@ -52,10 +52,10 @@ def off(row: Mapping[str, Any]) -> str:
 def time(analysis: Analysis) -> Iterator[str]:
     """What the GPUs did in the captured decode steps, the mean of all ranks."""
     decode = analysis.split.filter(phase="decode")
-    window = decode["window_ns"].sum()
+    window = int(decode["window_ns"].sum())
     if not window:
         return
-    parts = {name: (decode[name].sum() or 0) / window for name in SHARES}
+    parts = {name: int(decode[name].sum() or 0) / window for name in SHARES}
     told = [
         SHARES[name].format(f"{100 * share:.0f} %")
         for name, share in parts.items()

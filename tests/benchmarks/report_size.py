@@ -31,7 +31,7 @@ def main() -> int:
         read = time.perf_counter()
         text = page(context(found), vega_bundle())
         done = time.perf_counter()
-    record = {
+    record: dict[str, Any] = {
         "benchmark": "report",
         "ranks": RANKS,
         "analysis_s": round(read - started, 2),
