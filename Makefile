@@ -69,6 +69,7 @@ bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one r
 	$(BIN)/python tests/benchmarks/nsys_speed.py
 	$(BIN)/python tests/benchmarks/kineto_speed.py
 	$(BIN)/python tests/benchmarks/many_ranks.py
+	$(BIN)/python tests/benchmarks/report_size.py
 	$(BIN)/python tests/benchmarks/predict_speed.py
 	$(BIN)/python tests/benchmarks/other_predictors.py $(if $(OTHER),--other $(OTHER))
 
