@@ -56,12 +56,12 @@ def job_script(job: Job, template: str) -> str:
         raise ConfigError(f"{TEMPLATE} cannot be filled in: {error}.") from error
 
 
-def read_template() -> str:
-    """slurm/job.sbatch.j2, or the user's own in PERFKIT_SLURM_DIR."""
-    path = find("slurm", TEMPLATE)
+def read_template(name: str = TEMPLATE) -> str:
+    """slurm/job.sbatch.j2 or another of that folder, or the user's own in PERFKIT_SLURM_DIR."""
+    path = find("slurm", name)
     if path is None:
         raise ConfigError(
-            f"slurm/{TEMPLATE} was not found. Install perfkit again, or set PERFKIT_SLURM_DIR to "
+            f"slurm/{name} was not found. Install perfkit again, or set PERFKIT_SLURM_DIR to "
             "a folder that holds it.",
         )
     return path.read_text(encoding="utf-8")

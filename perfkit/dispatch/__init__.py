@@ -1,0 +1,1 @@
+"""Prompts tokenised and batched on CPU ranks, answered by data-parallel replicas of the engine."""
