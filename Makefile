@@ -8,7 +8,7 @@ DEMO_RUN ?= runs/demo
 GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 DEMO_LAYOUT ?= $(if $(filter 1,$(GPUS)),--tp 1 --pp 1,$(if $(filter 2 3,$(GPUS)),--tp 2 --pp 1,--tp 2 --pp 2))
 
-.PHONY: help demo test test-gpu check format readme bench clean
+.PHONY: help demo test test-gpu check format readme paper bench clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -62,6 +62,16 @@ readme: $(VENV)/.installed  ## Redraw README's table and picture from traces/
 	$(BIN)/perfkit report traces/*/ --format md > $(VENV)/printed.md
 	sed -e '/^$(PRINTED)/r $(VENV)/printed.md' -e '/^$(PRINTED)/,/^<!-- end/{//!d;}' README.md > $(VENV)/README.md
 	cp $(VENV)/README.md README.md
+
+# The time of the last commit, so that the same commit gives the same bytes.
+DOCUMENTS := runs/documents
+RECORDED := traces traces/scored --frozen traces
+paper: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+paper: $(VENV)/.installed  ## Build perfkit's own paper and a sample proposal from traces/
+	$(BIN)/perfkit paper $(RECORDED) --text analysis/paper/perfkit -o $(DOCUMENTS)/paper.pdf --force
+	$(BIN)/perfkit proposal $(RECORDED) --system leonardo --text analysis/proposal/leonardo \
+		-o $(DOCUMENTS)/proposal.pdf --force
+	@echo "The documents are $(DOCUMENTS)/paper.pdf and proposal.pdf."
 
 bench: $(VENV)/.installed  ## Speed and memory as ratios, each measured in one run
 	$(BIN)/perfkit fetch smollm2-135m-instruct

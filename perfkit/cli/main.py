@@ -11,20 +11,25 @@ import typer
 from perfkit import __version__
 from perfkit.cli import (
     accuracy,
+    allocation,
     analyze,
     baseline,
+    bundle,
     calibrate,
     collect,
     compare,
     diff,
+    dispatch,
     doctor,
     export,
     fetch,
     figures,
     init,
     memory,
+    paper,
     predict,
     prompts,
+    proposal,
     report,
     run,
     scaling,
@@ -72,6 +77,7 @@ def options(
 
 
 app.command("run", cls=run.RunCommand)(run.command)
+app.command("dispatch")(dispatch.command)
 app.command("init")(init.command)
 app.command("validate")(validate.command)
 app.command("submit")(submit.command)
@@ -87,6 +93,9 @@ app.command("verify")(verify.command)
 app.command("baseline")(baseline.command)
 app.command("report")(report.command)
 app.command("figures")(figures.command)
+app.command("paper")(paper.command)
+app.command("proposal")(proposal.command)
+app.command("bundle")(bundle.command)
 app.command("export")(export.command)
 app.command("predict")(predict.command)
 app.command("memory")(memory.command)
@@ -94,6 +103,7 @@ app.command("doctor")(doctor.command)
 app.command("calibrate")(calibrate.command)
 app.command("fetch")(fetch.command)
 app.command("prompts")(prompts.command)
+app.add_typer(allocation.app, name="allocation")
 app.add_typer(traces.app, name="traces")
 
 
