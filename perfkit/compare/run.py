@@ -13,6 +13,7 @@ import polars as pl
 
 from perfkit.compare.bound import faster_than_bound
 from perfkit.compare.classes import class_table
+from perfkit.compare.experts import experts_reached, experts_sentence
 from perfkit.errors import ConfigError
 from perfkit.ingest.frames import QUALITY, finding
 from perfkit.measures import memory_in_use
@@ -77,6 +78,8 @@ class Comparison:
     memory: pl.DataFrame
     classes: pl.DataFrame
     """kernels by class, where there is a trace (compare/classes.py)"""
+    experts: str | None
+    """how many were reached, where the run counted them"""
     warnings: list[str]
 
 
@@ -111,6 +114,7 @@ def compare_run(
         split=split_table(prediction, analysis),
         memory=memory_table(prediction, path),
         classes=class_table(analysis, spec, rates, plan),
+        experts=experts_sentence(spec, plan),
         warnings=[
             *analysis.warnings,
             *doubts(run, headline),
@@ -178,6 +182,7 @@ def plan_of(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         "decode": config.get("decode", "eager"),
         "split": tuple(config["split"]) if config["split"] else None,
         "sharding": "deepspeed" if config["tp"] > 1 else "none",
+        "reached": experts_reached(run),
     }
 
 

@@ -5,6 +5,8 @@ grows; GraphDecoder writes into buffers that stay where they are, captures its d
 each microbatch, and replays it: one launch where the eager step has a thousand.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -70,6 +72,11 @@ class EagerDecoder:
     @property
     def facts(self) -> dict[str, Any]:
         return {"mode": "eager"}
+
+    @contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """As always."""
+        yield
 
     def close(self) -> None:
         """Nothing outlives a pass."""
@@ -163,6 +170,15 @@ class GraphDecoder:
     def facts(self) -> dict[str, Any]:
         """For run.json: whether steps are captured, and why their kernels are plain."""
         return {"mode": "graph", "captured": self.captures, "plain_kernels_because": self.problem}
+
+    @contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """Steps meanwhile are run, not replayed; graphs stay."""
+        captures, self.captures = self.captures, False
+        try:
+            yield
+        finally:
+            self.captures = captures
 
     def close(self) -> None:
         """Drop the graphs: with one alive that holds NCCL kernels, a process group never ends."""

@@ -38,7 +38,7 @@ def prepare_experts(model: nn.Module, topology: Topology) -> None:
     """Before AutoTP, on meta: this rank's shapes of every stack and sink, and our forward."""
     for _name, module in list(expert_modules(model)):
         module.config._experts_implementation = NAME
-        module.tp_group = topology.tp_group
+        module.tp_group, module.census = topology.tp_group, None
         whole = module.get_parameter("down_proj").shape[1 if module.is_transposed else 2]
         module.whole_columns, own = whole, whole // topology.tp
         module.columns = range(topology.tp_rank * own, (topology.tp_rank + 1) * own)
@@ -92,6 +92,8 @@ def experts_forward(
     On Hopper and later in bfloat16 nothing here waits for the device and every shape is fixed
     by t, so that a CUDA graph can hold it; elsewhere that is true up to FEW_TOKENS tokens.
     """
+    if module.census is not None:
+        module.census.note(chosen, module.num_experts)
     tokens, per_token = chosen.shape
     never_waits = grouped_mm_stays_on_device(module.down_proj)
     run = implementation(tokens, per_token, module.num_experts, grouped_mm_never_waits=never_waits)

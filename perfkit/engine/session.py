@@ -20,6 +20,7 @@ from perfkit.engine.microbatch import MicroBatch, Stopping
 from perfkit.engine.moe import expert_facts
 from perfkit.engine.pipeline import generate
 from perfkit.engine.quantize import quantize_facts
+from perfkit.engine.reached import experts_reached
 from perfkit.engine.recorder import Phase, Recorder
 from perfkit.engine.scoring import paths_to_score, score
 from perfkit.engine.stage import Stage, build_stage
@@ -140,6 +141,11 @@ def passes(rank: "Rank", topology: Topology, decoder: EagerDecoder | GraphDecode
     if topology.last and topology.tp_rank == 0:
         records = batching.outputs(requests, done, stopping.pad, tokenizer)
         write_outputs(rank, records)
+    if spec_from_config(rank.model_config, model_id=rank.model_id).num_experts:
+        rank.tell("counting the experts that tokens reach")
+        reached = experts_reached(decoder, requests, settings, stopping)
+        if rank.facts["experts"] is not None:
+            rank.facts["experts"] |= {"reached": reached}
     if settings.logprobs:
         rank.tell("scoring tokens")
         score_tokens(work, records, done)

@@ -33,14 +33,14 @@ def expert_kernels(spec: ModelSpec, shard: Shard, step: Pass, layers: int) -> tu
     """Of `layers` layers with experts; none of a model without any.
 
     Products: 2 m k D 2F and 2 m k F D operations; the weights of the experts that m tokens reach
-    (random routing: an upper bound) are read once. Around them
+    (as counted, or by even routing, an upper bound) are read once. Around them
     10 m k D e and GATE_PASSES m k F e bytes, none at full speed.
     """
     if not layers:
         return ()
     e, d, f = step.bytes_per_value, spec.hidden, spec.expert_intermediate / shard.tp
     rows = step.rows * spec.experts_per_token
-    reached = distinct_experts(spec, step.rows)
+    reached = distinct_experts(spec, step.rows) if step.reached is None else step.reached
     clamped = spec.model_type == "gpt_oss"
     gates, passes = (CLAMPED_KERNELS, CLAMPED_PASSES) if clamped else (GATE_KERNELS, GATE_PASSES)
     return (

@@ -30,6 +30,8 @@ class Pass:
     """mean number of tokens that the last new token attends to"""
     bytes_per_value: int
     eager: bool = True
+    reached: Value | None = None
+    """experts of a layer that the rows go to; None where only even routing can be assumed"""
 
     @property
     def rows(self) -> Value:

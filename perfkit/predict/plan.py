@@ -43,6 +43,9 @@ class Plan:
     graphs"""
     sharding: str = "deepspeed"
     split: tuple[int, ...] | None = None
+    reached: tuple[float | None, float | None] = (None, None)
+    """experts of a layer that a microbatch's prompt and its decode step go to, where they were
+    counted; even routing otherwise"""
 
     @property
     def sequences_per_microbatch(self) -> Value:
@@ -109,22 +112,32 @@ def sequences(plan: Plan) -> dict[str, Value]:
 
 def prefill_pass(plan: Plan) -> Pass:
     """A whole prompt: eager in every mode."""
-    return _pass(plan, tokens=plan.prompt_tokens, context=plan.prompt_tokens, eager=True)
+    return _pass(
+        plan,
+        tokens=plan.prompt_tokens,
+        context=plan.prompt_tokens,
+        eager=True,
+        reached=plan.reached[0],
+    )
 
 
 def decode_pass(plan: Plan) -> Pass:
     """The mean decode step."""
     context = plan.prompt_tokens + plan.new_tokens / 2
-    return _pass(plan, tokens=1, context=context, eager=plan.decode == "eager")
+    eager = plan.decode == "eager"
+    return _pass(plan, tokens=1, context=context, eager=eager, reached=plan.reached[1])
 
 
-def _pass(plan: Plan, *, tokens: Value, context: Value, eager: bool) -> Pass:
+def _pass(
+    plan: Plan, *, tokens: Value, context: Value, eager: bool, reached: float | None
+) -> Pass:
     return Pass(
         sequences=plan.sequences_per_microbatch,
         tokens=tokens,
         context=context,
         bytes_per_value=dtype_bytes(plan.dtype),
         eager=eager,
+        reached=reached,
     )
 
 

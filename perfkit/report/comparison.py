@@ -80,6 +80,7 @@ def document(comparison: Comparison) -> dict[str, object]:
         "split": comparison.split.to_dicts(),
         "memory": comparison.memory.to_dicts(),
         "classes": comparison.classes.to_dicts(),
+        "experts": comparison.experts,
         "warnings": comparison.warnings,
     }
 
@@ -100,7 +101,10 @@ def readable(headline: pl.DataFrame) -> pl.DataFrame:
 def _sections(comparison: Comparison, fmt: str) -> Iterator[str]:
     yield headline(comparison.analysis)
     yield from first_lines(comparison.analysis)
-    yield f"predicted with rates {comparison.rates_source}\n"
+    yield f"predicted with rates {comparison.rates_source}"
+    if comparison.experts is not None:
+        yield comparison.experts
+    yield ""
     yield render(readable(comparison.headline), HEADLINE, fmt)
     yield render(comparison.split, SPLIT, fmt)
     yield f"{SPLIT_NOTE}\n"
