@@ -25,6 +25,9 @@ FIRST_RATES, LATER_STARTS = (3e10, 1e11), (1.5, 3.0)
 STRIDED_MIX = {"multiply": 2.5, "add": 1.25, "concatenate": 1.4, "widen": 2.0, "scale": 3.0}
 """strided kernels of a Llama layer with four query heads a kv head, in kernels of the query's or
 the hidden states' size: rotary products, sum and halves (q and k), two norms"""
+IN_A_LAYER = 1.38
+"""times the seconds of these kernels one by one: what the elementwise kernels of a prompt take, less
+those that run at the speed of memory (trace h200-8b-tp1-graph; h100-8b-tp1-graph would say 1.24)"""
 FEWEST = 6
 """points a curve needs"""
 
@@ -156,7 +159,7 @@ def mean_strided(points: Sequence[Point]) -> tuple[Any, Any]:
         columns = [[float(p[name]) for p in chosen] for chosen in by_kind.values()]
         return shares @ np.array(columns)
 
-    return mixed("bytes"), mixed("seconds")
+    return mixed("bytes"), IN_A_LAYER * mixed("seconds")
 
 
 def grouped_work(points: Sequence[Point], size: int) -> tuple[Any, Any]:

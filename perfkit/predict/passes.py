@@ -16,6 +16,8 @@ from perfkit.predict.work import DISPATCHES_PER_PASS, PassWork, pass_work
 
 COMM_SPREAD = 0.15
 """of an all-reduce in its place: its ranks never come at the same time"""
+STRIDED_SPREAD = 0.15
+"""at least, of strided kernels: those of a layer are not the ones that were measured one by one"""
 UNKNOWN_SPREAD = 0.2
 """of kernels and hosts whose fit left no errors: a roofline, an older calibration"""
 
@@ -76,6 +78,8 @@ def spread_of(kernel: Kernels, spread: Mapping[str, float]) -> Value:
     if kernel.kind == "grouped":
         # A fit's own error knows nothing of how many experts a text reaches.
         return max(EXPERT_SPREAD, spread.get("grouped", EXPERT_SPREAD))
+    if kernel.kind == "strided":
+        return max(STRIDED_SPREAD, spread.get("strided", STRIDED_SPREAD))
     if kernel.kind != "product":
         return spread.get(kernel.kind, UNKNOWN_SPREAD)
     one, more = (spread.get(name, UNKNOWN_SPREAD) for name in ("vector", "gemm"))

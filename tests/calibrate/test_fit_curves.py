@@ -179,16 +179,17 @@ def test_the_shipped_curves_of_experts_are_those_of_the_recorded_points(gpu: str
 
 
 def test_strided_kernels_count_as_often_as_a_layer_has_them() -> None:
-    """H100, 2048 tokens: from 33.5 MB in 24.5 us (products) to 67.1 MB in 34 (scaling)."""
+    """H100, 2048 tokens: from 33.5 MB in 24.5 us (products) to 67.1 MB in 34 (scaling); a layer's
+    take 1.38 times as long."""
     points = [p for p in measured("h100-tp1-later")["points"] if p["op"] == "strided"]
     sizes, seconds = mean_strided(points)
     assert len(sizes) == 4
     rates = sizes / seconds
-    assert rates[1] == pytest.approx(1.5e12, rel=0.2)
+    assert rates[1] == pytest.approx(1.3e12, rel=0.02)
     one = {"op": "strided", "bytes": 1e6, "seconds": 1e-6}
     kinds = ("multiply", "add", "concatenate", "widen", "scale")
     sizes, seconds = mean_strided([{**one, "kind": kind} for kind in kinds])
-    assert (sizes.item(), seconds.item()) == pytest.approx((1e6, 1e-6))
+    assert (sizes.item(), seconds.item()) == pytest.approx((1e6, 1.38e-6))
 
 
 def test_the_host_outside_the_layers_is_what_no_layer_would_take() -> None:
@@ -233,7 +234,7 @@ def test_a_calibration_is_written_and_read_back(tmp_path: Path) -> None:
     compute = {"active_ranks": 1, "gemm_flops_per_s": 1, "read_bytes_per_s": 1, "dispatch_s": 1}
     rates = rates_from_calibration({**document, "compute": [compute]})
     assert rates.curves is not None
-    assert rates.curves.strided.bytes_per_s == pytest.approx(1.5e12, rel=0.05)
+    assert rates.curves.strided.bytes_per_s == pytest.approx(1.5e12 / 1.38, rel=0.05)
     assert rates.compute[0].dispatch_s == tables["host"]["dispatch_s"]
 
 
