@@ -21,8 +21,8 @@ EXPERT_SPREAD = 0.2
 prompt the small kernels around the products are only counted. Thirteen runs on H100 and H200,
 captured, batch 1 to 16, random weights: a token -6 to +8 %, 3.9 % on average, with the experts that
 each run counted; +22 % at worst by even routing (gpt-oss-20b, batch 16: 20.1 of 32 reached, 28.2 if
-even). Prompts that leave an expert a few rows more than a tile of 128 take up to 1.4 times as predicted
-(Mixtral-8x7B, 512 tokens)"""
+even). A prompt that leaves an expert a few rows more than a tile of 128 takes up to 1.4 times as
+predicted (Mixtral-8x7B, 512 tokens)"""
 MOVED_KERNELS = 5
 """gathers, weights and sum, all with k rows for each token"""
 GATE_KERNELS, GATE_PASSES = 2, 5

@@ -128,9 +128,7 @@ def decode_pass(plan: Plan) -> Pass:
     return _pass(plan, tokens=1, context=context, eager=eager, reached=plan.reached[1])
 
 
-def _pass(
-    plan: Plan, *, tokens: Value, context: Value, eager: bool, reached: float | None
-) -> Pass:
+def _pass(plan: Plan, *, tokens: Value, context: Value, eager: bool, reached: float | None) -> Pass:
     return Pass(
         sequences=plan.sequences_per_microbatch,
         tokens=tokens,
