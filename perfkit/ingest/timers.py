@@ -14,7 +14,8 @@ from perfkit import measures
 from perfkit.ingest.frames import finding
 from perfkit.schema import SCHEMA_VERSION
 
-PASSES = pl.Enum(["warmup", "timed", "captured"])
+KINDS = ("warmup", "timed", "captured")
+PASSES = pl.Enum(KINDS)
 
 TIMERS = pl.Schema(
     {
@@ -119,7 +120,7 @@ def _line(text: bytes) -> Line | None:
         line = LINE.decode(text)
     except msgspec.DecodeError:
         return None
-    return line if line.kind in PASSES.categories else None
+    return line if line.kind in KINDS else None
 
 
 def _lost(count: int, rank: int, source: str) -> list[dict[str, Any]]:
