@@ -10,7 +10,7 @@ from perfkit.errors import ConfigError, one_of
 
 def command(
     runs: list[Path] = typer.Argument(
-        metavar="RUN...", help="Run folders; files among them are left out."
+        metavar="RUN...", help="Run folders, folders of them, or a study's folder."
     ),
     out: Path = typer.Option(
         ..., "-o", "--out", metavar="FOLDER", help="Where the files go; new, or empty."
@@ -29,8 +29,9 @@ def command(
     Of each run: speed, time split, one decode step, kernels by class, collectives, memory; of
     several together what a step is made of, and scaling. What was not measured has no file.
     """
+    from perfkit.report.given import given
     from perfkit.report.html import require_libraries
-    from perfkit.report.side_by_side import find_all, run_folders
+    from perfkit.report.written import at_least_one
 
     chosen = [kind.strip() for kind in kinds.split(",") if kind.strip()]
     for kind in chosen or [kinds]:
@@ -40,10 +41,12 @@ def command(
 
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not force):
         raise ConfigError(f"{out} exists and is not empty. Give another folder, or --force.")
-    folders, files = run_folders(runs)
-    for file in files:
-        story(f"{file} is not a run folder: left out")
-    found = find_all(folders, calibration=calibration, gpu=gpu, models_dir=models_dir)
+    what = given(runs)
+    for line in what.beside:
+        story(line)
+    for line in what.missing:
+        story(f"missing: {line}")
+    found = at_least_one(what, calibration=calibration, gpu=gpu, models_dir=models_dir)
     written = write_figures(found, out, chosen)
     result("\n".join(str(path) for path in written))
-    closing(out, f"perfkit report {folders[0]} -o report.html")
+    closing(out, f"perfkit report {found[0].path} -o report.html")

@@ -21,7 +21,7 @@ class Kind(StrEnum):
 def command(
     runs: list[Path] = typer.Argument(
         metavar="RUN...",
-        help="Run folders that `perfkit run` wrote; what else is among them is left out.",
+        help="Run folders that `perfkit run` wrote, folders of them, or a study's folder.",
     ),
     out: Path | None = typer.Option(
         None,
@@ -45,26 +45,30 @@ def command(
     """Write a self-contained HTML page: predicted beside measured, time split, memory, sources.
 
     It needs no network and no other file. Several runs stand side by side in one table, with a
-    picture of their decode steps. A failed run, or one without a trace or rates, gets a page too:
-    what was not measured is a dash, and the first line says so.
+    picture of their decode steps; up to eight have all their charts on that page, too. A failed
+    run, a half-done study, or a run without a trace or rates gets a page as well: what was not
+    measured is a dash, and the first lines say what is missing.
     """
-    from perfkit.report.side_by_side import run_folders
+    from perfkit.report.given import given
     from perfkit.report.written import markdown_of, write
 
-    folders, files = run_folders(runs)
-    for file in files:
-        story(f"{file} is not a run folder: left out")
+    what = given(runs)
+    for line in what.beside:
+        story(line)
+    for line in what.missing:
+        story(f"missing: {line}")
     kind = format or kind_of(out)
     rates = {"calibration": calibration, "gpu": gpu, "models_dir": models_dir}
     if kind is Kind.md:
         check_free(out, force=force)
-        deliver(markdown_of(folders, **rates), out, force=force)
-        closing(out, f"perfkit report {folders[0]} -o report.html")
+        deliver(markdown_of(what, **rates), out, force=force)
+        closing(out, f"perfkit report {what.runs[0]} -o report.html")
         return
     named = out or Path(f"report.{kind.value}")
-    written = write(folders, named, kind.value, force=force, **rates)
+    written = write(what, named, kind.value, force=force, **rates)
     result(str(written))
-    closing(written, f"perfkit analyze {folders[0]} --kernels 10")
+    run = what.runs[0] if what.runs else "RUN"
+    closing(written, f"perfkit analyze {run} --kernels 10")
 
 
 def kind_of(out: Path | None) -> Kind:

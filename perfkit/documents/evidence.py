@@ -5,7 +5,6 @@ from none at all.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ import polars as pl
 from perfkit.compare.run_facts import Rates, facts_of
 from perfkit.compare.study_runs import Found, find_runs
 from perfkit.errors import ConfigError
+from perfkit.report.given import names_of
 from perfkit.report.html import Findings, find
 from perfkit.report.side_by_side import ORDER, RUNS, described, engine_facts
 from perfkit.schema import RunFolder
@@ -145,25 +145,6 @@ def _read(name: str, folder: Path, rates: Rates) -> Run:
         findings=found,
         digest=hashlib.sha256(content).hexdigest(),
     )
-
-
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """As many of each path's last folders as tell it from the others."""
-    parts = [_parts(path) for path in paths]
-    longest = max(map(len, parts), default=0)
-    found: dict[int, str] = {}
-    for depth in range(1, longest + 1):
-        ends = ["/".join(part[-depth:]) for part in parts]
-        counts = Counter(ends)
-        found |= {at: end for at, end in enumerate(ends) if counts[end] == 1 and at not in found}
-    return [found[at] for at in range(len(paths))]
-
-
-def _parts(path: Path) -> tuple[str, ...]:
-    """Of a study's point, runs/STUDY/POINT/run, without the last."""
-    resolved = path.resolve()
-    of_point = (resolved.parent / "point.json").is_file()
-    return (resolved.parent if of_point else resolved).parts
 
 
 def _in_order(runs: Sequence[Run]) -> list[Run]:

@@ -10,6 +10,7 @@ import polars as pl
 from perfkit.report.charts import (
     IDEAL,
     MEASURED,
+    POINT_SIZES,
     PREDICTED,
     Figure,
     fixed,
@@ -31,12 +32,12 @@ CLASS_COLUMNS = (
 LEAST_DRAWN = 512
 """bytes: below, a point says latency only and stretches the axes"""
 OPS = {
-    "all_reduce": ("#0072B2", "circle"),
+    "all_reduce": (MEASURED, "circle"),
     "all_gather": ("#009E73", "square"),
-    "reduce_scatter": ("#CC79A7", "triangle-up"),
-    "send": ("#D55E00", "triangle-right"),
-    "recv": ("#E69F00", "triangle-left"),
-    "broadcast": ("#5D3A9B", "cross"),
+    "reduce_scatter": ("#C4699B", "triangle-up"),
+    "send": ("#7A6FD0", "triangle-right"),
+    "recv": ("#B07700", "triangle-left"),
+    "broadcast": ("#9C6B3C", "cross"),
 }
 """colour and shape of each collective that is drawn"""
 POINTS = 40
@@ -58,19 +59,20 @@ def _class_figure(phase: str, rows: Sequence[dict[str, Any]]) -> Figure:
     points = [
         {"class": row["class"], "what": what, "ms": 1e3 * row[f"{what}_s"]}
         for row in rows
-        for what in ("predicted", "measured")
+        for what in POINT_SIZES
         if row[f"{what}_s"] is not None
     ]
     names = [row["class"] for row in rows]
     chart = (
         alt.Chart(inline(points))
-        .mark_point(size=110, strokeWidth=2.5, opacity=1)
+        .mark_point(strokeWidth=2.5, opacity=1)
         .encode(
             y=alt.Y("class:N", title=None, sort=names, axis=alt.Axis(labelLimit=0)),
             x=alt.X("ms:Q", title="time of one pass [ms]", axis=alt.Axis(tickCount=5)),
             shape=fixed("what:N", {"predicted": "diamond", "measured": "circle"}, alt.Shape),
             stroke=fixed("what:N", {"predicted": PREDICTED, "measured": MEASURED}, alt.Stroke),
             fill=fixed("what:N", {"predicted": "transparent", "measured": MEASURED}, alt.Fill),
+            size=fixed("what:O", POINT_SIZES, alt.Size),
             tooltip=["class:N", "what:N", alt.Tooltip("ms:Q", format=",.4~g")],
         )
     )
@@ -111,7 +113,7 @@ def collective_figure(
     ]
     layers = [_link(link_bytes_per_s)] if link_bytes_per_s else []
     layers += [_predicted(rows, predicted)] if predicted else []
-    ops = {op: OPS[op] for op in OPS if op in rows["op"].to_list()}
+    ops = marks_of_ops(rows)
     layers.append(
         alt.Chart(inline(points))
         .mark_point(size=110, strokeWidth=2, opacity=1, filled=True)
@@ -130,26 +132,29 @@ def collective_figure(
     if link_bytes_per_s:
         words.append(f"the link {link_bytes_per_s / 1e9:.0f} GB/s")
     title = "Bus bandwidth of the collectives by the size of a call"
-    spec = page_spec(alt.layer(*layers), 220)
+    # Vega warns of the extent of nothing, so a layer with nothing in it stays out.
+    spec = page_spec(alt.layer(*[layer for layer in layers if layer]), 220)
     return Figure(title="", spec=spec, alt=in_words(title, words, "points"))
 
 
-def colours_of_ops(rows: pl.DataFrame) -> dict[str, str]:
-    """What the legend names."""
-    return {op: colour for op, (colour, _shape) in OPS.items() if op in rows["op"].to_list()}
+def marks_of_ops(rows: pl.DataFrame) -> dict[str, tuple[str, str]]:
+    """What the legend names: colour and shape of each collective among the rows."""
+    return {op: mark for op, mark in OPS.items() if op in rows["op"].to_list()}
 
 
 def _sizes() -> alt.X:
-    return alt.X("bytes:Q", title="bytes of a call", scale=alt.Scale(type="log"), axis=_powers())
-
-
-def _powers() -> alt.Axis:
-    return alt.Axis(format="~s", tickCount=6)
+    scale = alt.Scale(type="log", nice=True)
+    return alt.X("bytes:Q", title="bytes of a call", scale=scale, axis=_powers("~s"))
 
 
 def _rates() -> alt.Y:
     scale = alt.Scale(type="log", nice=True)
-    return alt.Y("rate:Q", title="bus bandwidth [GB/s]", scale=scale, axis=_powers())
+    return alt.Y("rate:Q", title="bus bandwidth [GB/s]", scale=scale, axis=_powers("~g"))
+
+
+def _powers(format: str) -> alt.Axis:
+    """Lines at powers of ten only."""
+    return alt.Axis(format=format, values=[10.0**power for power in range(-6, 13)])
 
 
 def _link(bytes_per_s: float) -> Any:
@@ -159,12 +164,12 @@ def _link(bytes_per_s: float) -> Any:
     return alt.layer(rule, name.encode(y=_rates(), text="name:N"))
 
 
-def _predicted(rows: pl.DataFrame, seconds: Seconds) -> Any:
+def _predicted(rows: pl.DataFrame, seconds: Seconds) -> Any | None:
     """The curve that an all-reduce was predicted with, between the sizes that ran."""
     reduces = rows.filter(op="all_reduce")
     sizes = reduces["bytes"].cast(pl.Float64).to_numpy()
     if not len(sizes):
-        return alt.Chart(inline([])).mark_line()
+        return None
     group = int(reduces["num_ranks"][0])
     factor = 2 * (group - 1) / group
     line = [

@@ -1,6 +1,6 @@
 """Whether a run still answers as its baseline, as text, JSON or CSV."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -124,13 +124,18 @@ def compared(found: Fidelity) -> str:
 def figures(found: Fidelity, fmt: str) -> str:
     """Each figure beside its limits."""
     f = found.figures
-    rows: list[dict[str, str | None]] = [
-        {"title": "answers equal", "value": f"{f.equal} of {f.prompts}"}
-    ]
-    rows += [_row(result) for result in found.judged.results if result.value is not None]
+    frame = figure_rows(f.equal, f.prompts, found.judged.results)
     columns = [c for c in FIGURES if c.name != "noise" or found.noise is not None]
-    frame = pl.DataFrame(rows, schema={c.name: pl.String for c in FIGURES})
     return render(frame, columns, fmt)
+
+
+def figure_rows(equal: int, prompts: int, results: Sequence[GateResult]) -> pl.DataFrame:
+    """FIGURES: how many answers are equal, then what was judged."""
+    rows: list[dict[str, str | None]] = [
+        {"title": "answers equal", "value": f"{equal} of {prompts}"}
+    ]
+    rows += [_row(result) for result in results if result.value is not None]
+    return pl.DataFrame(rows, schema={c.name: pl.String for c in FIGURES})
 
 
 def _row(result: GateResult) -> dict[str, str | None]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from perfkit.errors import ConfigError
+from perfkit.report.blocks import collectives_block, split_figures, strip_block
 from perfkit.report.charts import CONFIG, Figure, headline_figures, memory_figure
 from perfkit.report.class_charts import class_figures
-from perfkit.report.html import Findings, collectives_block, split_figures, strip
+from perfkit.report.html import Findings
 from perfkit.report.html_parts import headline_rows, memory_rows
 from perfkit.report.runs_page import scaling_of
 from perfkit.report.scaling_charts import scaling_figures
@@ -20,7 +21,7 @@ from perfkit.report.side_by_side_charts import FONT, LIGHT, tpot_figures
 
 WIDTH = 640
 KINDS = ("svg", "png")
-CHANNELS = ("color", "stroke", "fill", "shape")
+CHANNELS = ("color", "stroke", "fill", "shape", "size")
 LEGEND = {"title": None, "orient": "top", "columns": 3, "labelLimit": 0}
 LIST = "figures.md"
 SPEEDS = {"ttft_s": "ttft", "tpot_s": "tpot", "e2e_s": "end-to-end", "tokens_per_s": "throughput"}
@@ -32,7 +33,7 @@ def write_figures(found: Sequence[Findings], folder: Path, kinds: Sequence[str])
     """The files written, the list of them last; ConfigError where nothing can be drawn."""
     figures = [*of_runs(found)] if len(found) > 1 else []
     for one in found:
-        figures += [(f"{one.path.resolve().name}-{name}", fig) for name, fig in of_run(one)]
+        figures += [(f"{one.name.replace('/', '-')}-{name}", fig) for name, fig in of_run(one)]
     if not figures:
         raise ConfigError(
             "nothing of these runs can be drawn: nothing was measured and nothing predicted. "
@@ -54,12 +55,13 @@ def of_run(found: Findings) -> Iterator[Named]:
         yield f"speed-{SPEEDS.get(row['measure'], row['measure'])}", figure
     for figure in split_figures(analysis):
         yield f"split-{figure.title.split()[0].lower()}", figure
-    if step := strip(analysis):
+    if step := strip_block(analysis):
         yield "step", step["figure"]
     if found.classes is not None and not found.classes.is_empty():
         for figure in class_figures(found.classes):
             yield f"kernels-{figure.title.split()[-1]}", figure
-    if (collectives := collectives_block(found)) and collectives["figure"]:
+    collectives = collectives_block(analysis.collectives, found.machine)
+    if collectives and collectives["figure"]:
         yield "collectives", collectives["figure"]
     memory, unit = memory_rows(analysis, found.path, found.prediction)
     labels = [{**row, "label": f"rank {row['rank']}"} for row in memory.to_dicts()]

@@ -7,7 +7,6 @@ escaping, and the charts' JSON through `tojson`, which writes < as \\u003c.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,25 @@ from perfkit.errors import ConfigError, ToolMissing
 from perfkit.paths import cache_folder
 from perfkit.predict.rates import Rates
 from perfkit.report import html_parts as parts
-from perfkit.report.causes import CAUSE_COLUMNS, CAUSE_NOTE, cause_rows, clocks, stragglers
+from perfkit.report.blocks import (
+    causes_table,
+    classes_block,
+    collectives_block,
+    fidelity_block,
+    split_figures,
+    strip_block,
+)
+from perfkit.report.causes import CAUSE_NOTE, clocks, stragglers
 from perfkit.report.collected import absent, blocks
 from perfkit.report.comparison import readable
 from perfkit.report.ending import first_lines, traced
+from perfkit.report.given import names_of
 from perfkit.report.summary import summary
-from perfkit.report.time_split import COLLECTIVE_COLUMNS, job_id, legend, ratio_line
-from perfkit.schema import RunFolder, open_run, read_json
+from perfkit.report.time_split import job_id, legend, ratio_line
+from perfkit.schema import open_run
 from perfkit.timeline.analysis import Analysis, analyze_run
 
 TEMPLATES = Path(__file__).with_name("templates")
-PHASES = {"whole": "Whole request", "prefill": "Prefill", "decode": "Decode"}
 UNPREDICTED = {"ttft_s": None, "tpot_s": None, "end_to_end_s": None, "tokens_per_s": None}
 
 
@@ -39,6 +46,9 @@ class Findings:
     """A run's measurement, and its prediction or the reason why there is none."""
 
     path: Path
+    name: str
+    """the folder's, or the point's of a study; beside others as much of its path as tells them
+    apart"""
     analysis: Analysis
     headline: pl.DataFrame
     prediction: Mapping[str, Any] | None
@@ -64,7 +74,7 @@ def render_report(
     """
     require_libraries()
     found = find(path, calibration, gpu, models_dir)
-    return page(context(found), vega_bundle())
+    return page({"run": context(found)}, vega_bundle())
 
 
 def require_libraries() -> None:
@@ -100,6 +110,7 @@ def find(
 def _compared(path: Path, comparison: Comparison) -> Findings:
     return Findings(
         path=path,
+        name=names_of([path])[0],
         analysis=comparison.analysis,
         headline=readable(comparison.headline),
         prediction=comparison.prediction,
@@ -118,6 +129,7 @@ def _measured_only(path: Path, reason: str) -> Findings:
     known = analysis.run.get("config", {}).get("load")
     return Findings(
         path=path,
+        name=names_of([path])[0],
         analysis=analysis,
         headline=readable(headline),
         prediction=None,
@@ -128,39 +140,51 @@ def _measured_only(path: Path, reason: str) -> Findings:
     )
 
 
-def context(found: Findings) -> dict[str, Any]:
-    """What the template prints, section by section."""
-    from perfkit.report import charts
-
+def outline(found: Findings) -> dict[str, Any]:
+    """What the templates print of a run wherever it stands: in words and two tables."""
     analysis, ending = found.analysis, first_lines(found.analysis)
     headline = parts.headline_rows(found.headline, analysis)
     memory, unit = parts.memory_rows(analysis, found.path, found.prediction)
-    labels = memory.with_columns(pl.format("rank {}", "rank").alias("label")).to_dicts()
-    operations = parts.longest_operations(analysis.operations)
+    fidelity = fidelity_block(found.path)
     return {
-        "version": __version__,
         "id": analysis.run.get("id", found.path.name),
         "state": parts.state_sentence(analysis),
         "finished": analysis.run.get("state") == "finished",
         "ending": ending,
         "what": parts.run_sentence(analysis),
         "warnings": [text for text in found.warnings if text not in ending],
+        "summary": summary(analysis, found.headline, memory, unit, fidelity),
+        "no_prediction": found.no_prediction,
         "headline": parts.table("headline", headline, parts.HEADLINE),
+        "split": parts.split_table(analysis) if not analysis.split.is_empty() else None,
+        "folder": str(found.path),
+        "command": parts.command(analysis),
+    }
+
+
+def context(found: Findings) -> dict[str, Any]:
+    """All that the templates print of a run, section by section."""
+    from perfkit.report import charts
+
+    analysis = found.analysis
+    headline = parts.headline_rows(found.headline, analysis)
+    memory, unit = parts.memory_rows(analysis, found.path, found.prediction)
+    labels = memory.with_columns(pl.format("rank {}", "rank").alias("label")).to_dicts()
+    operations = parts.longest_operations(analysis.operations)
+    return {
+        **outline(found),
         "headline_figures": charts.headline_figures(headline.to_dicts()),
         "rates_source": found.rates_source,
-        "no_prediction": found.no_prediction,
-        "summary": summary(analysis, found.headline, memory, unit),
-        "classes": classes_block(found),
-        "collectives": collectives_block(found),
+        "classes": classes_block(found.classes),
+        "collectives": collectives_block(analysis.collectives, found.machine),
         "fidelity": fidelity_block(found.path),
         "one_rank": len(analysis.ranks) == 1,
         "ratio": ratio_line(analysis),
-        "split": parts.split_table(analysis) if not analysis.split.is_empty() else None,
         "split_figures": split_figures(analysis),
         "split_notes": legend(analysis) if not analysis.split.is_empty() else [],
         "causes": causes_table(analysis),
         "cause_notes": [CAUSE_NOTE, *stragglers(analysis), *clocks(analysis)],
-        "strip": strip(analysis),
+        "strip": strip_block(analysis),
         "memory": parts.memory_table(memory, unit),
         "memory_figure": charts.memory_figure(labels, unit),
         "operations": parts.table("operations", operations, parts.OPERATIONS),
@@ -173,85 +197,6 @@ def context(found: Findings) -> dict[str, Any]:
         ],
         "absent": absent(analysis.collected),
         "facts": list(parts.facts(analysis, found.rates)),
-        "colours": charts,
-    }
-
-
-def classes_block(found: Findings) -> dict[str, Any] | None:
-    """Kernels by class, predicted beside traced; None without either."""
-    from perfkit.report.class_charts import CLASS_COLUMNS, class_figures
-
-    if found.classes is None or found.classes.is_empty():
-        return None
-    return {
-        "figures": class_figures(found.classes),
-        "table": parts.table("classes", found.classes, CLASS_COLUMNS),
-    }
-
-
-def collectives_block(found: Findings) -> dict[str, Any] | None:
-    """Collectives by size beside their link; None where no trace has any."""
-    from perfkit.report.class_charts import collective_figure, collective_rows, colours_of_ops
-
-    collectives = found.analysis.collectives
-    if collectives.is_empty():
-        return None
-    rows, machine = collective_rows(collectives), found.machine
-    groups = set(rows.filter(op="all_reduce")["num_ranks"].drop_nulls().to_list())
-    seconds = partial(machine.all_reduce_s, groups.pop()) if machine and len(groups) == 1 else None
-    link = machine.link_bytes_per_s if machine else None
-    return {
-        "figure": collective_figure(rows, link, seconds),
-        "colours": colours_of_ops(rows),
-        "link": link,
-        "predicted": seconds is not None,
-        "table": parts.table("collectives", collectives, COLLECTIVE_COLUMNS),
-    }
-
-
-def fidelity_block(path: Path) -> dict[str, Any] | None:
-    """What `perfkit verify` said of the run, if it was asked."""
-    file = RunFolder(path).tables / "fidelity.json"
-    return read_json(file) if file.is_file() else None
-
-
-def causes_table(analysis: Analysis) -> parts.Table | None:
-    """Waiting, transfer and the causes of idle time; None where nothing is known of them."""
-    rows = cause_rows(analysis)
-    return None if rows.is_empty() else parts.table("causes", rows, CAUSE_COLUMNS)
-
-
-def split_figures(analysis: Analysis) -> list[Any]:
-    """A chart for the whole and for each phase that every run has."""
-    from perfkit.report.charts import split_figure
-
-    present = set(analysis.split["phase"].to_list())
-    return [
-        split_figure(parts.split_shares(analysis, phase), title)
-        for phase, title in PHASES.items()
-        if phase in present
-    ]
-
-
-def strip(analysis: Analysis) -> dict[str, Any] | None:
-    """The timeline of one decode step, and how far to trust it."""
-    from perfkit.report.charts import LANE_COLOURS, busy_words, strip_figure
-    from perfkit.report.strip import decode_step
-
-    microbatches = int(analysis.run.get("config", {}).get("microbatches") or 1)
-    step = decode_step(
-        analysis.activities, analysis.ranges, analysis.waits, microbatches=microbatches
-    )
-    if step is None:
-        return None
-    labels = parts.rank_labels(analysis)
-    hosts = {place.get("host") for place in analysis.run.get("layout", [])}
-    return {
-        "figure": strip_figure(step, labels),
-        "shares": busy_words(step, labels),
-        "column_us": f"{step.column_ns / 1e3:.0f}",
-        "hosts": len(hosts),
-        "lanes": [lane for lane in LANE_COLOURS if lane in step.marks["lane"].to_list()],
     }
 
 
@@ -260,6 +205,8 @@ def page(content: dict[str, Any], bundle: str, template: str = "report.html.j2")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
+    from perfkit.report import charts
+
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -267,7 +214,8 @@ def page(content: dict[str, Any], bundle: str, template: str = "report.html.j2")
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**content, bundle=Markup(bundle)).lstrip()
+    shared = {"version": __version__, "colours": charts, "bundle": Markup(bundle)}
+    return environment.get_template(template).render(**content, **shared).lstrip()
 
 
 def vega_bundle() -> str:

@@ -10,7 +10,7 @@ import polars as pl
 
 from perfkit.measures import memory_in_use
 from perfkit.predict.memory import GIB, MIB
-from perfkit.report.tables import Column, cell, significant
+from perfkit.report.tables import MISSING, Column, cell, significant
 from perfkit.report.time_split import SPLIT_COLUMNS, readable_split
 from perfkit.schema import RunFolder, read_json
 from perfkit.timeline.analysis import Analysis
@@ -76,14 +76,19 @@ def table(name: str, frame: pl.DataFrame, columns: Sequence[Column]) -> Table:
 
 def state_sentence(analysis: Analysis) -> str:
     """The page's first line: how the run ended, and whether anything was measured."""
+    return f"Run {analysis.run.get('id', analysis.source.name)}: {ended(analysis)}"
+
+
+def ended(analysis: Analysis) -> str:
+    """finished, or FAILED because of rank 2; then what was measured."""
     run = analysis.run
     state, failure = run.get("state", "of unknown state"), run.get("failure") or {}
     if state == "finished":
-        ended = "finished"
+        how = "finished"
     else:
         who = f" because of rank {failure['rank']}" if "rank" in failure else ""
-        ended = f"{state.upper()}{who}"
-    return f"Run {run.get('id', analysis.source.name)}: {ended}, {measured_words(analysis)}"
+        how = f"{state.upper()}{who}"
+    return f"{how}, {measured_words(analysis)}"
 
 
 def measured_words(analysis: Analysis) -> str:
@@ -227,7 +232,7 @@ def facts(analysis: Analysis, rates: Mapping[str, Any]) -> Iterator[tuple[str, d
             "state": _text(run.get("state")),
             "started": _text(run.get("started_at")),
             "ended": _text(run.get("ended_at")),
-            "command": shlex.join(str(word) for word in run.get("command") or []) or "-",
+            "command": command(analysis),
         },
     )
     yield "Configuration", _texts(run.get("config") or {})
@@ -237,6 +242,10 @@ def facts(analysis: Analysis, rates: Mapping[str, Any]) -> Iterator[tuple[str, d
     yield "Rates of the prediction", _texts(rates)
     ranks = [dict(place) for place in run.get("layout", [])]
     yield "Ranks", {str(place.pop("rank")): _text(place) for place in ranks}
+
+
+def command(analysis: Analysis) -> str:
+    return shlex.join(str(word) for word in analysis.run.get("command") or []) or MISSING
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

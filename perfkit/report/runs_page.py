@@ -1,22 +1,23 @@
-"""Several runs as one HTML file: side by side in a table and a picture, then each by itself."""
+"""Several runs as one HTML file: side by side in a table and a picture, then each by itself.
 
-import shlex
+What should have been a run and is none stands at the top.
+"""
+
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from perfkit import __version__
 from perfkit.compare.run_facts import facts_of
 from perfkit.compare.scaling import scaling
+from perfkit.report import html
 from perfkit.report import html_parts as parts
 from perfkit.report import scaling as scaling_text
-from perfkit.report.ending import first_lines
 from perfkit.report.html import Findings, page, vega_bundle
+from perfkit.report.runs_summary import summary
 from perfkit.report.side_by_side import runs_table
 from perfkit.report.side_by_side_text import note
-from perfkit.report.tables import MISSING, Column
-from perfkit.report.time_split import SPLIT_COLUMNS, readable_split
+from perfkit.report.tables import Column
 
 COLUMNS = (
     Column(name="run", title="run", kind="text"),
@@ -64,40 +65,52 @@ COLUMNS = (
 SHARES = ("compute", "transfer", "wait", "untold_comm", "launch_bound", "other")
 
 
-def render_runs(found: Sequence[Findings]) -> str:
-    """The page of several runs, in the order given."""
-    return page(context(found), vega_bundle(), "runs.html.j2")
+MOST_DETAILED = 8
+"""so many runs have all their charts on the page; of more it would be slow and long"""
 
 
-def context(found: Sequence[Findings]) -> dict[str, Any]:
+def render_runs(found: Sequence[Findings], missing: Sequence[str] = ()) -> str:
+    """The page of several runs, in the order given, and what is missing among them."""
+    return page(context(found, missing), vega_bundle(), "runs.html.j2")
+
+
+def context(found: Sequence[Findings], missing: Sequence[str] = ()) -> dict[str, Any]:
     """What the template prints."""
     from perfkit.report.side_by_side_charts import step_colours, tpot_figures
 
     runs, scaled = runs_table(found), scaling_of(found)
     broken = [one for one in found if one.analysis.run.get("state") != "finished"]
+    detailed = len(found) <= MOST_DETAILED
     return {
-        "version": __version__,
-        "title": f"{len(found)} runs side by side",
-        "unfinished": [parts.state_sentence(one.analysis) for one in broken],
+        "title": title(len(found)),
+        "unfinished": [f"Run {one.name}: {parts.ended(one.analysis)}" for one in broken],
+        "missing": list(missing),
         "lead": lead(runs),
+        "summary": summary(runs, scaled),
         "table": parts.table("runs", with_shares(runs), COLUMNS),
         "note": note(runs),
         "figures": tpot_figures(runs),
-        "colours": step_colours(runs),
+        "step_colours": step_colours(runs),
         "scaling": scaling_blocks(scaled),
-        "each": [one_run(number, one) for number, one in enumerate(found)],
+        "detailed": detailed,
+        "most_detailed": MOST_DETAILED,
+        "each": [one_run(number, one, detailed) for number, one in enumerate(found)],
     }
+
+
+def title(count: int) -> str:
+    return {0: "No run yet", 1: "1 run"}.get(count, f"{count} runs side by side")
 
 
 def scaling_of(found: Sequence[Findings]) -> pl.DataFrame:
     """compare.scaling.SCALING of the runs that the engine made."""
-    return scaling(
-        [
-            facts_of(one.path, one.analysis.run, one.analysis, one.prediction, one.no_prediction)
-            for one in found
-            if one.analysis.run.get("model")
-        ]
-    )
+    return scaling([_facts(one) for one in found if one.analysis.run.get("model")])
+
+
+def _facts(one: Findings) -> dict[str, Any]:
+    analysis = one.analysis
+    facts = facts_of(one.path, analysis.run, analysis, one.prediction, one.no_prediction)
+    return {**facts, "run": one.name}
 
 
 def scaling_blocks(frame: pl.DataFrame) -> list[dict[str, Any]]:
@@ -131,28 +144,19 @@ def with_shares(runs: pl.DataFrame) -> pl.DataFrame:
 def lead(runs: pl.DataFrame) -> str:
     """Which models on which machines, and when."""
     named = {name: runs[name].drop_nulls().unique().sort() for name in ("model", "device", "date")}
-    words = [", ".join(named["model"]), f"on {', '.join(named['device'])}"]
+    models, devices = ", ".join(named["model"]), ", ".join(named["device"])
     dates = named["date"]
     days = [" to ".join(dict.fromkeys((dates[0], dates[-1])))] if len(dates) else []
+    words = [models or "model not recorded", f"on {devices or 'devices that are not recorded'}"]
     return ", ".join([" ".join(words), *days]) + "."
 
 
-def one_run(number: int, found: Findings) -> dict[str, Any]:
-    """What stands about a run by itself; its tables have names of their own on the page."""
-    analysis, ending = found.analysis, first_lines(found.analysis)
-    headline = parts.headline_rows(found.headline, analysis)
-    split = readable_split(analysis)
+def one_run(number: int, found: Findings, detailed: bool) -> dict[str, Any]:
+    """What stands about a run by itself, all of it or its outline; the prefix makes ids its own."""
+    content = html.context(found) if detailed else html.outline(found)
     return {
-        "name": f"run-{number}",
-        "state": parts.state_sentence(analysis),
-        "ending": ending,
-        "what": parts.run_sentence(analysis),
-        "warnings": [text for text in found.warnings if text not in ending],
-        "no_prediction": found.no_prediction,
-        "headline": parts.table(f"headline-{number}", headline, parts.HEADLINE),
-        "split": None
-        if analysis.split.is_empty()
-        else parts.table(f"split-{number}", split, SPLIT_COLUMNS),
-        "folder": str(found.path),
-        "command": shlex.join(str(word) for word in analysis.run.get("command") or []) or MISSING,
+        **content,
+        "name": found.name,
+        "ended": parts.ended(found.analysis),
+        "prefix": f"run-{number}-",
     }

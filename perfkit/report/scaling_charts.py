@@ -26,6 +26,8 @@ SHAPES = {"ideal": "triangle-up", "predicted": "diamond", "measured": "circle"}
 FILLS = {"ideal": "transparent", "predicted": "transparent", "measured": MEASURED}
 VALUES = {"strong": ("speedup", "speed-up"), "weak": ("efficiency", "parallel efficiency")}
 HEIGHT = 240
+# Two places close together in the middle of a number of GPUs; the others stay empty.
+PLACES = ["1", "2", "3", "measured", "predicted", "6", "7", "8"]
 
 Row = Mapping[str, Any]
 
@@ -47,7 +49,10 @@ def _figure(kind: str, part: pl.DataFrame) -> Figure:
 
 def scaling_points(rows: Sequence[Row], name: str) -> list[dict[str, Any]]:
     """{gpus, layout, what, value, low, high}: passes' range of the measured, 90 % interval of the
-    predicted, nothing of the ideal."""
+    predicted, nothing of the ideal.
+
+    No interval of a predicted efficiency is known (compare/scaling.py).
+    """
     first = next(row for row in rows if row["first"])
     ideal = {row["gpus"]: row["ideal"] if name == "speedup" else 1.0 for row in rows}
     points = [{"gpus": gpus, "what": "ideal", "value": value} for gpus, value in ideal.items()]
@@ -82,7 +87,8 @@ def scaling_chart(
     ideal = [dict(point) for point in points if point["what"] == "ideal"]
     others = [dict(point) for point in points if point["what"] != "ideal"]
     ranged = [point for point in others if point["low"] is not None and point["high"] is not None]
-    offset = alt.XOffset("what:N", scale=alt.Scale(domain=["measured", "predicted"], padding=6))
+    sides = alt.Scale(type="point", domain=PLACES)
+    offset = alt.XOffset("what:N", scale=sides)
     line = alt.Chart(inline(ideal)).mark_line(strokeDash=[4, 3]).encode(x=x, y=y, color=colour)
     rules = (
         alt.Chart(inline(ranged))
@@ -102,8 +108,23 @@ def scaling_chart(
             tooltip=["layout:N", "what:N", alt.Tooltip("value:Q", format=",.3~g")],
         )
     )
+    names = (
+        alt.Chart(inline(_to_name(others)))
+        .mark_text(align="left", dx=8, fontSize=11)
+        .encode(x=x, xOffset=offset, y=y, text="layout:N")
+    )
     # Vega warns of the extent of nothing, so a layer with nothing in it stays out.
-    return alt.layer(*[layer for layer in (line, rules, marks) if layer.data.values])
+    return alt.layer(*[layer for layer in (line, rules, marks, names) if layer.data.values])
+
+
+def _to_name(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One point of each layout where a number of GPUs has several: the predicted one, which stands
+    on the right, or the measured one without it."""
+    named: dict[tuple[int, str], Mapping[str, Any]] = {}
+    for point in sorted(points, key=lambda point: str(point["what"])):
+        named[point["gpus"], point["layout"]] = point
+    several = [gpus for gpus, _layout in named]
+    return [point for (gpus, _layout), point in named.items() if several.count(gpus) > 1]
 
 
 def colour_of_marks(legend: alt.Legend | None) -> Any:

@@ -1,6 +1,7 @@
 """Several runs side by side: one row a run, in the order in which they are compared."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import polars as pl
 from perfkit.compare.run_facts import configured, joined, told_to_nccl
 from perfkit.errors import ConfigError
 from perfkit.measures import memory_in_use
+from perfkit.report.given import names_of
 from perfkit.report.html import Findings, find
 from perfkit.report.step_parts import mean_step, step_parts
 from perfkit.schema import RunFolder, read_if_whole
@@ -16,7 +18,7 @@ from perfkit.timeline.analysis import Analysis
 
 RUNS = pl.Schema(
     {
-        "run": pl.String,  # the folder's name, and how the run ended where it did not finish
+        "run": pl.String,  # its name (html.Findings), and how the run ended where it did not finish
         "model": pl.String,
         "dtype": pl.String,  # with the quantised weights, if any
         "device": pl.String,  # name of the GPUs, or of the processor of a run on CPUs
@@ -68,33 +70,29 @@ ORDER = (
 )
 
 
-def run_folders(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """(run folders, what is beside them): a shell's `traces/*` names the README in it, too, and
-    folders that hold runs of their own."""
-    files = [path for path in paths if path.is_file() or _only_holds_runs(path)]
-    folders = [path for path in paths if path not in files]
-    if not folders and files[0].is_dir():
-        raise ConfigError(f"{files[0]} holds run folders. Give them: {files[0]}/*")
-    if not folders:
-        raise ConfigError(
-            f"{files[0]} is a file, not a run folder. Give the folders that `perfkit run` wrote.",
-        )
-    return folders, files
-
-
-def _only_holds_runs(path: Path) -> bool:
-    return not (path / "run.json").is_file() and next(path.glob("*/run.json"), None) is not None
-
-
 def find_all(
     paths: Sequence[Path],
     *,
     calibration: Path | None = None,
     gpu: str | None = None,
     models_dir: Path | None = None,
-) -> list[Findings]:
-    """The findings of each run folder, in the order of the table."""
-    found = [find(path, calibration, gpu, models_dir) for path in dict.fromkeys(paths)]
+) -> tuple[list[Findings], list[str]]:
+    """(findings of the run folders in the order of the table, those that cannot be read and why).
+
+    Rates that were asked for and cannot be used are an error.
+    """
+    found, unread = [], []
+    for name, path in zip(names_of(paths), paths, strict=True):
+        try:
+            found.append(replace(find(path, calibration, gpu, models_dir), name=name))
+        except (ConfigError, OSError) as error:
+            if calibration or gpu:
+                raise
+            unread.append(f"{name}: {str(error).splitlines()[0]}")
+    return _in_order(found), unread
+
+
+def _in_order(found: Sequence[Findings]) -> list[Findings]:
     rows = [{**identity(one), "at": index} for index, one in enumerate(found)]
     schema = pl.Schema([*((name, RUNS[name]) for name in ORDER), ("at", pl.Int64())])
     order = pl.DataFrame(rows, schema=schema).sort(*ORDER, nulls_last=True)
@@ -132,7 +130,7 @@ def identity(found: Findings) -> dict[str, Any]:
     run = found.analysis.run
     state = run.get("state")
     return {
-        "run": found.path.resolve().name + ("" if state == "finished" else f" ({state})"),
+        "run": found.name + ("" if state == "finished" else f" ({state})"),
         **configured(run),
         "decode": decode_mode(found),
         "ranks": len(found.analysis.ranks) or None,

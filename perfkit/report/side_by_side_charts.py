@@ -14,9 +14,13 @@ import polars as pl
 from perfkit.errors import ConfigError
 from perfkit.report.charts import (
     CONFIG,
+    DARK_COLOURS,
     MEASURED,
+    POINT_SIZES,
     PREDICTED,
     SPLIT_COLOURS,
+    UNTOLD,
+    WAIT,
     Figure,
     fixed,
     height_of,
@@ -30,8 +34,8 @@ from perfkit.report.side_by_side_text import group_title, layout, number, partly
 STEP_COLOURS = {
     "compute": SPLIT_COLOURS["compute"],
     "transfer": SPLIT_COLOURS["exposed communication"],
-    "wait for another rank": "#56B4E9",
-    "communication, not told apart": "#5D3A9B",
+    "wait for another rank": WAIT,
+    "communication, not told apart": UNTOLD,
     "launch-bound idle": SPLIT_COLOURS["copy"],
     "other idle": SPLIT_COLOURS["idle"],
 }
@@ -45,15 +49,16 @@ TITLE = "time per output token [ms]"
 FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
 # Its background is part of the file: whoever shows it does not say whether the page is dark.
 LIGHT, DARK = "#ffffff", "#14171a"
+DARK_RULES = "\n".join(
+    f'svg [{what}="{light}"] {{ {what}: {dark}; }}'
+    for light, dark in DARK_COLOURS.items()
+    for what in ("fill", "stroke")
+)
 DARK_STYLE = f"""<style>@media (prefers-color-scheme: dark) {{
 svg > rect {{ fill: {DARK}; }}
 svg text {{ fill: #e8eaed; }}
 svg [stroke="#ddd"], svg [stroke="#888"] {{ stroke: #363c43; }}
-svg [fill="#00795A"] {{ fill: #2fb08c; }}
-svg [fill="#BFC4CA"] {{ fill: #5a626b; }}
-svg [fill="#5D3A9B"] {{ fill: #9b7fd1; }}
-svg [fill="#0072B2"] {{ fill: #3a9bd9; }}
-svg [stroke="#0072B2"] {{ stroke: #3a9bd9; }}
+{DARK_RULES}
 }}</style>"""
 
 # What a run is called on the axis, and its row.
@@ -168,27 +173,30 @@ def _rules(named: Sequence[Named], y: alt.Y) -> Any:
         for name, row in named
         if row["tpot_min_s"] is not None
     ]
-    rule = alt.Chart(inline(values)).mark_rule(color=MEASURED, strokeWidth=3)
-    return rule.encode(y=y, x=alt.X("low:Q", title=TITLE), x2="high:Q")
+    # A thin bar outlined in white: it is seen on the blue of waiting, too.
+    bar = alt.Chart(inline(values)).mark_bar(size=5, fill=MEASURED, stroke="#FFFFFF", strokeWidth=1)
+    return bar.encode(y=y, x=alt.X("low:Q", title=TITLE), x2="high:Q")
 
 
 def _points(named: Sequence[Named], y: alt.Y, legend: alt.Legend | None) -> Any:
     values = [
         {"run": name, "what": what, "value": row[key] * 1e3}
         for name, row in named
-        for what, key in POINTS.items()
+        for what in POINT_SIZES
+        for key in [POINTS[what]]
         if row[key] is not None
     ]
     # White around or inside: the points are seen on a bar and beside it.
     strokes = {"predicted": PREDICTED, "measured": "#FFFFFF"}
     fills = {"predicted": "#FFFFFF", "measured": MEASURED}
-    marks = alt.Chart(inline(values)).mark_point(size=80, strokeWidth=2, opacity=1)
+    marks = alt.Chart(inline(values)).mark_point(strokeWidth=2, opacity=1)
     return marks.encode(
         y=y,
         x=alt.X("value:Q", title=TITLE),
         shape=fixed("what:N", {"predicted": "diamond", "measured": "circle"}, alt.Shape, legend),
         stroke=fixed("what:N", strokes, alt.Stroke, legend),
         fill=fixed("what:N", fills, alt.Fill, legend),
+        size=fixed("what:O", POINT_SIZES, alt.Size, legend),
         tooltip=["run:N", "what:N", alt.Tooltip("value:Q", format=",.4~g", title="ms")],
     )
 
@@ -215,7 +223,12 @@ def _picture_spec(runs: pl.DataFrame) -> dict[str, Any]:
     if not charts:
         raise ConfigError("these runs have neither a measured nor a predicted TPOT: no picture.")
     whole = alt.vconcat(*charts).resolve_scale(
-        x="independent", color="shared", shape="shared", stroke="shared", fill="shared"
+        x="independent",
+        color="shared",
+        shape="shared",
+        stroke="shared",
+        fill="shared",
+        size="shared",
     )
     titles = {"anchor": "start", "fontSize": 13, "frame": "group"}
     config = {**CONFIG, "font": FONT, "background": LIGHT, "title": titles, "padding": 24}

@@ -1,4 +1,5 @@
-"""A run in a few sentences: how fast, as predicted or not, what it was busy with, what it held.
+"""A run in a few sentences: how fast, as predicted or not, what it was busy with, what it held,
+and whether it answers as its baseline.
 
 Each is left out where nothing was measured of it.
 """
@@ -22,11 +23,23 @@ NOTABLE = 0.005
 
 
 def summary(
-    analysis: Analysis, headline: pl.DataFrame, memory: pl.DataFrame, unit: str
+    analysis: Analysis,
+    headline: pl.DataFrame,
+    memory: pl.DataFrame,
+    unit: str,
+    fidelity: Mapping[str, Any] | None,
 ) -> list[str]:
-    """Sentences; `headline` is compare.run.HEADLINE in readable units, `memory` of html_parts."""
+    """Sentences; `headline` is compare.run.HEADLINE in readable units, `memory` of html_parts,
+    `fidelity` of blocks."""
     rows = {row["measure"]: row for row in headline.to_dicts()}
-    made = (*speed(rows), *time(analysis), *stragglers(analysis)[:1], *room(memory, unit))
+    answers = [fidelity["sentence"]] if fidelity else []
+    made = (
+        *speed(rows),
+        *time(analysis),
+        *stragglers(analysis)[:1],
+        *room(memory, unit),
+        *answers,
+    )
     return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in made]
 
 
@@ -38,7 +51,7 @@ def speed(rows: Mapping[str, Any]) -> Iterator[str]:
             continue
         found = f"{what} {significant(row['measured'])} ms"
         if row["predicted"] is not None:
-            found += f"; predicted were {significant(row['predicted'])} ms, {off(row)}"
+            found += f", predicted {significant(row['predicted'])} ms: {off(row)}"
         yield found
 
 
@@ -46,7 +59,7 @@ def off(row: Mapping[str, Any]) -> str:
     error = row["error"]
     if abs(error) < NOTABLE:
         return "as measured"
-    return f"{100 * abs(error):.0f} % too {'many' if error > 0 else 'few'}"
+    return f"{100 * abs(error):.0f} % {'more' if error > 0 else 'less'}"
 
 
 def time(analysis: Analysis) -> Iterator[str]:

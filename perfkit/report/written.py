@@ -1,20 +1,20 @@
 """What `perfkit report` writes: the page of one run or of several, their table, their picture."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from perfkit.errors import ConfigError
 from perfkit.files import check_free
-from perfkit.report.html import render_report, require_libraries
+from perfkit.report.given import Given
+from perfkit.report.html import Findings, render_report, require_libraries
 from perfkit.report.side_by_side import find_all, runs_table
 from perfkit.report.side_by_side_text import as_markdown
 
 
-def write(runs: Sequence[Path], out: Path, kind: str, *, force: bool = False, **rates: Any) -> Path:
-    """Write html, svg or png of the run folders; `rates` as for find_all."""
+def write(what: Given, out: Path, kind: str, *, force: bool = False, **rates: Any) -> Path:
+    """Write html, svg or png of what was given; `rates` as for find_all."""
     check_free(out, force=force)
-    content = html(runs, **rates) if kind == "html" else picture_of(runs, kind, **rates)
+    content = html(what, **rates) if kind == "html" else picture_of(what, kind, **rates)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_bytes(content)
@@ -25,24 +25,33 @@ def write(runs: Sequence[Path], out: Path, kind: str, *, force: bool = False, **
     return out
 
 
-def html(runs: Sequence[Path], **rates: Any) -> bytes:
-    """The page of one run, or of several side by side."""
+def html(what: Given, **rates: Any) -> bytes:
+    """The page of one run, or of several side by side with what is missing among them."""
     from perfkit.report.runs_page import render_runs
 
-    if len(runs) == 1:
-        return render_report(runs[0], **rates).encode()
+    if len(what.runs) == 1 and not what.missing:
+        return render_report(what.runs[0], **rates).encode()
     require_libraries()
-    return render_runs(find_all(runs, **rates)).encode()
+    found, unread = find_all(what.runs, **rates)
+    return render_runs(found, [*what.missing, *unread]).encode()
 
 
-def picture_of(runs: Sequence[Path], kind: str, **rates: Any) -> bytes:
+def picture_of(what: Given, kind: str, **rates: Any) -> bytes:
     """What a decode step of each run is made of, as svg or png."""
     require_libraries()
     from perfkit.report.side_by_side_charts import picture
 
-    return picture(runs_table(find_all(runs, **rates)), kind)
+    return picture(runs_table(at_least_one(what, **rates)), kind)
 
 
-def markdown_of(runs: Sequence[Path], **rates: Any) -> str:
+def markdown_of(what: Given, **rates: Any) -> str:
     """The runs side by side as GitHub's Markdown; it needs no extra."""
-    return as_markdown(runs_table(find_all(runs, **rates)))
+    return as_markdown(runs_table(at_least_one(what, **rates)))
+
+
+def at_least_one(what: Given, **rates: Any) -> list[Findings]:
+    """The runs that can be read; ConfigError with what is missing where there are none."""
+    found, unread = find_all(what.runs, **rates)
+    if not found:
+        raise ConfigError(f"no run can be shown: {'; '.join([*what.missing, *unread])}")
+    return found

@@ -29,7 +29,7 @@ def main() -> int:
         started = time.perf_counter()
         found = find(run, None, None, None)
         read = time.perf_counter()
-        text = page(context(found), vega_bundle())
+        text = page({"run": context(found)}, vega_bundle())
         done = time.perf_counter()
     record: dict[str, Any] = {
         "benchmark": "report",

@@ -189,7 +189,7 @@ def test_a_rank_that_was_not_seen_to_end_is_counted(tmp_path: Path) -> None:
 def test_the_page_has_a_section_for_it(tmp_path: Path) -> None:
     page = render_report(a_recorded_run(tmp_path / "run"))
     section = page.partition('<section id="collected">')[2].partition("</section>")[0]
-    assert re.findall(r'<table id="(\w+)">', section) == IDS
+    assert re.findall(r'<table id="(\w+)"', section) == IDS
     assert "<td" in section
     assert "signal 9" in section
     assert "<li>nsys: nsys was not found on this node." in section
@@ -200,7 +200,7 @@ def test_the_page_has_a_section_for_it(tmp_path: Path) -> None:
 def test_without_collectors_the_page_says_what_is_lost(tmp_path: Path) -> None:
     page = render_report(edited(a_run(tmp_path / "run"), collectors={}))
     section = page.partition('<section id="collected">')[2].partition("</section>")[0]
-    assert re.findall(r'<table id="(\w+)">', section) == ["resources"]
+    assert re.findall(r'<table id="(\w+)"', section) == ["resources"]
     assert "sacct (no elapsed time, peak memory or energy from Slurm)" in section
 
 

@@ -36,12 +36,12 @@ def eager() -> html.Findings:
 
 @pytest.fixture(scope="module")
 def pair() -> list[html.Findings]:
-    return find_all(PAIR)
+    return find_all(PAIR)[0]
 
 
 def test_the_summary_says_what_the_run_was_busy_with(eager: html.Findings) -> None:
     said = html.context(eager)["summary"]
-    assert said[0].startswith("A token took 39.8 ms; predicted were ")
+    assert said[0].startswith("A token took 39.8 ms, predicted ")
     assert said[2] == (
         "In the captured decode steps the GPUs computed for 6 % of the time, moved data for 1 %, "
         "waited in NCCL for another rank for 44 %, had nothing to do for 48 % because their host "
@@ -103,6 +103,9 @@ def test_figures_are_files_with_legends_and_the_same_bytes_again(tmp_path: Path)
     assert all(name in one for name in names)
     assert "h200-8b-tp1-graph-collectives.svg" not in one
     assert b"wait for another rank" in one["tpot-1.svg"]
+    for name in ("tpot-1.svg", "h200-8b-tp2-graph-kernels-decode.svg"):
+        assert b">predicted</text>" in one[name]
+        assert b">measured</text>" in one[name]
     assert one["scaling-1.png"].startswith(b"\x89PNG")
     words = one["figures.md"].decode()
     assert len(words.splitlines()) - 2 == sum(name.endswith(".svg") for name in one)
@@ -130,9 +133,23 @@ def test_a_run_without_a_trace_has_the_figures_that_it_can(tmp_path: Path) -> No
 def test_a_folder_of_runs_among_runs_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     runs = [str(TRACES / "scored"), str(PAIR[0])]
     app(["report", *runs, "--format", "md"], standalone_mode=False)
-    assert "traces/scored is not a run folder: left out" in capsys.readouterr().err
-    alone = CliRunner().invoke(app, ["report", str(TRACES / "scored"), "--format", "md"])
-    assert "holds run folders" in str(alone.exception)
+    printed = capsys.readouterr()
+    assert "traces/scored holds run folders and is none: left out" in printed.err
+    assert printed.out.count("| h100-8b-b1-") == 0
+
+
+def test_a_folder_of_runs_alone_stands_for_them(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["report", str(TRACES / "fidelity"), "--format", "md"], standalone_mode=False)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "TP1 PP1" in line]
+    assert sorted(row.split()[1] for row in rows) == [
+        "bf16-eager",
+        "bf16-graph",
+        "fp16-graph",
+        "fp32-eager",
+        "fp32-graph",
+        "fp8-graph",
+        "int8-graph",
+    ]
 
 
 def test_paper_gets_the_legends_that_the_page_has_beside_its_charts(eager: html.Findings) -> None:

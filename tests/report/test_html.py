@@ -1,10 +1,9 @@
-"""The report: one file, no network, true when things are missing, and it works in a browser."""
+"""The report: one file, no network, true when things are missing."""
 
 import gzip
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,43 +13,13 @@ from measured_run import a_run, edited
 
 from perfkit.cli.main import app
 from perfkit.errors import ConfigError, ToolMissing
+from perfkit.report.given import given
 from perfkit.report.html import render_report
 from perfkit.report.written import write
 from perfkit.schema import RunFolder, read_json, write_json
 
 KINETO = Path(__file__).parents[1] / "data" / "kineto" / "gloo-tp2" / "ranks" / "0000"
-STACKS = "perf-script-py312-dwarf.txt"
 EVIL = "<script>alert('x')</script>"
-CHROMIUM = shutil.which("chromium")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=15000",
-    "--dump-dom",
-)
-# Clicks the header of the first sortable table's phase column twice and says what stands on top;
-# then filters the same table, and says which phases are left.
-CLICK = """<script>setTimeout(() => {
-  const table = document.querySelector("table.sortable");
-  const top = () => table.tBodies[0].rows[0].cells[2].textContent.trim();
-  const button = table.querySelectorAll("th button")[2];
-  button.click();
-  const once = top();
-  button.click();
-  document.body.dataset.tops = once + "|" + top();
-  const filter = document.querySelector(`input[data-filter="${table.id}"]`);
-  filter.value = "DeCode";
-  filter.dispatchEvent(new Event("input"));
-  const left = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden);
-  document.body.dataset.left = left.map((row) => row.cells[2].textContent.trim()).join("|");
-}, 1000)</script>"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,21 +47,6 @@ def row_of(page: str, measure: str) -> list[str]:
     """The cells of one measure in the headline table."""
     (row,) = re.findall(rf"<tr>\s*<td[^>]*>{measure}.*?</tr>", page, re.S)
     return re.findall(r"<td[^>]*>(.*?)</td>", row)
-
-
-def dom(page: str, tmp_path: Path) -> tuple[str, str]:
-    """The page as Chromium builds it, and what it logs."""
-    assert CHROMIUM is not None
-    file = tmp_path / "page.html"
-    file.write_text(page, encoding="utf-8")
-    done = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout, done.stderr
 
 
 def test_nothing_is_loaded_from_anywhere(tmp_path: Path) -> None:
@@ -209,9 +163,9 @@ def test_an_existing_report_needs_force(tmp_path: Path) -> None:
     run, out = a_run(tmp_path / "run"), tmp_path / "report.html"
     out.write_text("mine")
     with pytest.raises(ConfigError, match="--force"):
-        write([run], out, "html", force=False)
+        write(given([run]), out, "html", force=False)
     assert out.read_text() == "mine"
-    write([run], out, "html", force=True)
+    write(given([run]), out, "html", force=True)
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
@@ -219,7 +173,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     out = tmp_path / "file" / "report.html"
     with pytest.raises(ConfigError, match=r"cannot write .*report\.html"):
-        write([a_run(tmp_path / "run")], out, "html")
+        write(given([a_run(tmp_path / "run")]), out, "html")
 
 
 @pytest.mark.parametrize("library", ["altair", "vl_convert"])
@@ -240,49 +194,3 @@ def test_the_command_prints_the_path_and_what_next(
     printed = capsys.readouterr()
     assert printed.out == f"{out}\n"
     assert printed.err.endswith(f"Next: perfkit analyze {run} --kernels 10\n")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_charts_are_drawn_and_tables_sort_in_a_browser(tmp_path: Path) -> None:
-    page = render_report(a_traced_run(tmp_path / "run"))
-    # The bundle has "</body>" in a string; the page's own is the last.
-    before, _end, after = page.rpartition("</body>")
-    built, log = dom(f"{before}{CLICK}</body>{after}", tmp_path)
-    places = page.count('class="chart"')
-    assert places >= 3
-    assert built.count("<svg") >= places
-    # Warnings too: Vega warns of charts that have nothing to draw.
-    assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
-    assert "could not be drawn" not in built.partition("<main>")[2].partition("</main>")[0]
-    tops = re.search(r'data-tops="([^"]*)"', built)
-    assert tops is not None
-    first, second = tops.group(1).split("|")
-    assert first != second
-    assert first == min(first, second)
-    left = re.search(r'data-left="([^"]*)"', built)
-    assert left is not None
-    assert set(left.group(1).split("|")) == {"decode"}
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_a_page_with_nothing_measured_works_in_a_browser(tmp_path: Path) -> None:
-    run = a_run(tmp_path / "run")
-    RunFolder(run).rank_file(0, "timers.jsonl").unlink()
-    built, log = dom(render_report(run), tmp_path)
-    assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
-    assert "<svg" in built.partition("<main>")[2]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_a_failed_run_with_all_that_was_collected_works_in_a_browser(tmp_path: Path) -> None:
-    run = a_traced_run(tmp_path / "run")
-    edited(run, state="failed", failure={"rank": 0, "host": "n0", "reason": EVIL})
-    for name, source in (("perf-stat.jsonl", "stat-j.json"), ("perf-script.txt", STACKS)):
-        shutil.copy(KINETO.parents[3] / "perf" / source, RunFolder(run).rank_file(0, name))
-    built, log = dom(render_report(run), tmp_path)
-    assert [line for line in log.splitlines() if ":CONSOLE" in line] == []
-    header = built.partition("<header")[2].partition("</header>")[0]
-    assert "rank 0 on n0: &lt;script&gt;alert('x')&lt;/script&gt;" in header
-    section = built.partition('<section id="collected">')[2].partition("</section>")[0]
-    assert re.findall(r'<table id="(\w+)">', section) == ["resources", "counters", "stacks"]
-    assert "pymalloc_alloc" in section

@@ -9,6 +9,23 @@ for (const place of document.querySelectorAll(".chart")) {
   });
 }
 
+// A chart in closed details has no width: it is drawn anew once there is one.
+for (const details of document.querySelectorAll("details")) {
+  details.addEventListener("toggle", () => window.dispatchEvent(new Event("resize")));
+}
+
+// Paper shows everything; afterwards what was closed is closed again.
+const opened = [];
+window.addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details:not([open])")) {
+    details.open = true;
+    opened.push(details);
+  }
+});
+window.addEventListener("afterprint", () => {
+  for (const details of opened.splice(0)) details.open = false;
+});
+
 // Not measured (no data-value) comes last, whichever way the others are sorted.
 function compare(a, b, sign) {
   if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);
