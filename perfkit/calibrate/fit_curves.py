@@ -26,8 +26,8 @@ STRIDED_MIX = {"multiply": 2.5, "add": 1.25, "concatenate": 1.4, "widen": 2.0, "
 """strided kernels of a Llama layer with four query heads a kv head, in kernels of the query's or
 the hidden states' size: rotary products, sum and halves (q and k), two norms"""
 IN_A_LAYER = 1.38
-"""times the seconds of these kernels one by one: what the elementwise kernels of a prompt take, less
-those that run at the speed of memory (trace h200-8b-tp1-graph; h100-8b-tp1-graph would say 1.24)"""
+"""times the seconds of these kernels one by one: what the elementwise kernels of a prompt take,
+less those that run at the speed of memory (trace h200-8b-tp1-graph; h100-8b-tp1-graph: 1.24)"""
 FEWEST = 6
 """points a curve needs"""
 

@@ -6,6 +6,7 @@ rank's node. A collector that cannot run is never an error of the run; its reaso
 
 import glob
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +21,7 @@ from perfkit.errors import ConfigError
 from perfkit.paths import listing
 
 SCOPES = ("rank", "node", "job")
-RANK_CHOICES = ("all", "ends")
+RANK_CHOICES = ("all", "ends", "first")
 PROBE_TIMEOUT_S = 20
 # What `--collect auto` asks for; what does not probe well is left out without a warning.
 AUTO = ("kineto", "perf-stat", "nvml", "sacct")
@@ -70,7 +71,7 @@ class Collector:
     needs: str | None = None
     """gpu, rocm or slurm"""
     program: Mapping[str, Any] = field(default_factory=dict)
-    probe: Mapping[str, Any] = field(default_factory=dict)
+    probe: tuple[Mapping[str, Any], ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     wrap: tuple[str, ...] = ()
     range_items: tuple[str, ...] = ()
@@ -126,8 +127,14 @@ def read_collector(path: Path) -> Collector:
         kept=tuple(products.get("keep", ())),
         excludes=tuple(content.pop("excludes", ())),
         after=tuple(content.pop("after", ())),
+        probe=_tables(content.pop("probe", ())),
         **content,
     )
+
+
+def _tables(given: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """[probe] and [[probe]] alike."""
+    return (given,) if isinstance(given, Mapping) else tuple(given)
 
 
 def _one_of(path: Path, content: Mapping[str, Any], key: str, allowed: Sequence[str]) -> None:
@@ -210,30 +217,61 @@ def find_program(program: Mapping[str, Any]) -> str | None:
 
 
 def probe_items(collector: Collector, program: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(options or events that work, those that do not), each tried for real."""
-    rules = collector.probe
-    if not rules:
-        return (), ()
+    """(options or events that work, those that do not) by each of the file's probes in turn."""
+    works: list[str] = []
+    dropped: list[str] = []
+    for rules in collector.probe:
+        found, refused = _probed(rules, program)
+        works += found
+        dropped += refused
+    return tuple(works), tuple(dropped)
+
+
+def _probed(rules: Mapping[str, Any], program: str) -> tuple[list[str], list[str]]:
+    """The same by one probe; where one of several items is enough, the others are not dropped."""
+    refused: dict[str, str | None]
     if rules.get("listed_in_output"):
         text = run_quietly(fill(rules["command"], {"program": program})) or ""
-        works = [item for item in rules["items"] if item.split("=")[0] in text]
+        refused = {item: None for item in rules["items"] if not _listed(item, text)}
     else:
         with tempfile.TemporaryDirectory() as scratch:
             values = {"program": program, "scratch": scratch}
-            works = [item for item in rules["items"] if _accepted(rules, {**values, "item": item})]
-    if rules.get("take") == "first":
-        works = works[:1]
-        return tuple(works), ()
-    return tuple(works), tuple(item for item in rules["items"] if item not in works)
+            tried = ((item, _refused(rules, item, values)) for item in rules["items"])
+            refused = {item: why for item, why in tried if why is not None}
+    works = [item for item in rules["items"] if item not in refused]
+    if rules.get("take") == "first" and works:
+        return works[:1], []
+    return works, [f"{item} ({why})" if why else item for item, why in refused.items()]
 
 
-def _accepted(rules: Mapping[str, Any], values: Mapping[str, str]) -> bool:
-    answer = run_quietly(fill(rules["command"], values))
-    return answer is not None and not any(word in answer for word in rules["refused_when"])
+def _listed(item: str, text: str) -> bool:
+    """Whether a help text names an option; --devices is not --device."""
+    return re.search(rf"{re.escape(item.split('=')[0])}(?![\w-])", text) is not None
 
 
-def run_quietly(command: Sequence[str]) -> str | None:
-    """Both outputs of a command that ended well; None when it failed, hung or is not there."""
+def _refused(rules: Mapping[str, Any], item: str, values: Mapping[str, str]) -> str | None:
+    """None for an item that works; else why not, "" where the program does not say.
+
+    With `accepted_when` only the words count, whatever the exit code.
+    """
+    command = fill(rules["command"], {**values, "item": item, "option": item.split("=")[0]})
+    if "accepted_when" not in rules:
+        answer = run_quietly(command)
+        good = answer is not None and not any(word in answer for word in rules["refused_when"])
+        return None if good else ""
+    answer = run_quietly(command, check=False) or ""
+    if any(word in answer for word in rules["accepted_when"]):
+        return None
+    lines = [line.strip() for line in answer.splitlines() if line.strip()]
+    told = [line for line in lines if any(word in line for word in rules["refused_when"])]
+    return next(iter([*told, *lines]), "")
+
+
+def run_quietly(command: Sequence[str], *, check: bool = True) -> str | None:
+    """Both outputs of a command that ended well; None when it failed, hung or is not there.
+
+    Without `check`, those of one that failed, too.
+    """
     try:
         done = subprocess.run(
             command,
@@ -241,7 +279,7 @@ def run_quietly(command: Sequence[str]) -> str | None:
             text=True,
             errors="replace",
             timeout=PROBE_TIMEOUT_S,
-            check=True,
+            check=check,
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.SubprocessError):
@@ -253,13 +291,13 @@ def fill(command: Iterable[str], values: Mapping[str, str | Sequence[str]]) -> l
     """A command line with its {placeholders} filled; a list fills one argument or joins by comma.
 
     ["-e", "{items}"] -> ["-e", "a,b"], but where the items are options themselves ("--trace=cuda")
-    each becomes an argument.
+    each becomes an argument, or several where they belong together ("--trace=cuda --delay=1").
     """
     filled: list[str] = []
     for word in command:
         items = values.get("items", ())
         if word == "{items}" and items and all(item.startswith("--") for item in items):
-            filled += items
+            filled += [option for item in items for option in item.split()]
             continue
         texts = {k: v if isinstance(v, str) else ",".join(v) for k, v in values.items()}
         filled.append(word.format_map(texts))

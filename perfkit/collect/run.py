@@ -305,11 +305,15 @@ def collector_warnings(
 ) -> list[str]:
     """What was asked for and is not there, and what that costs.
 
-    What `auto` left out because the node has no such thing is recorded, not warned of.
+    What `auto` left out because the node has no such thing is recorded, not warned of. So are
+    options that a collector ran without, but for those of which its program says why.
     """
     found = []
     for collector in collectors:
         state = states[collector.name]
+        refused = [text for text in state.get("not_possible_here", ()) if " (" in text]
+        if refused and state["asked"]:
+            found.append(f"{collector.name} without {' and '.join(refused)}")
         # Accounting of a job that still runs is always partial, and `perfkit collect` is told.
         quiet = ("missing", "partial")
         if state["state"] in ("ran", "left out") or (

@@ -272,7 +272,8 @@ def _start_again(watch: Watch, ours: RankProcess) -> None:
     """The rank's program without the collectors that could not start it."""
     assert ours.start.bare is not None
     command, environment = ours.start.bare
-    words = log_tail(watch.folder.rank_file(ours.rank, "log.txt"), lines=1)
+    # nsys, for one, ends with how it is used: the reason is some lines above.
+    words = " ".join(log_tail(watch.folder.rank_file(ours.rank, "log.txt"), lines=8).split())
     code = ours.process.returncode
     how = f"exited with {code}" if code >= 0 else f"was killed by {signal_name(-code)}"
     ours.without_wrappers = (

@@ -29,6 +29,8 @@ def ranks_of(collector: Collector, num_ranks: int, asked: str | None) -> set[int
     """The ranks that a collector records: --profile-ranks, else its own default."""
     if asked is not None and not (collector.builtin or collector.ranks == "all"):
         return parse_ranks(asked, num_ranks)
+    if collector.ranks == "first":
+        return {0}
     return {0, num_ranks - 1} if collector.ranks == "ends" else set(range(num_ranks))
 
 

@@ -147,7 +147,7 @@ def _rows(path: Path, frozen: Sequence[Frozen]) -> Iterator[dict[str, Any]]:
     if run.get("task") != "inference" or not run.get("model") or run.get("state") != "finished":
         raise ConfigError("no finished run of the engine")
     config = run["config"]
-    if "nsys" in run.get("collectors", {}):
+    if {"nsys", "nsys-metrics"}.intersection(run.get("collectors", {})):
         raise ConfigError("timed inside nsys, which costs time")
     plan = plan_of(path, run)
     measured = _measured(folder, config["pp"] - 1)

@@ -55,7 +55,7 @@ def bottleneck_of(path: Path) -> dict[str, Any]:
     _folder, run = open_run(path)
     if run.get("task") != "inference" or not run.get("model"):
         raise ConfigError("no run of the engine")
-    if "nsys" in run.get("collectors", {}):
+    if {"nsys", "nsys-metrics"}.intersection(run.get("collectors", {})):
         raise ConfigError("timed inside nsys, which costs time")
     plan = Plan(**plan_of(path, run))
     spec = spec_from_config(run["model"]["config"], model_id=run["model"]["id"])

@@ -18,7 +18,7 @@ from perfkit.schema import RunFolder, open_run, read_if_whole
 from perfkit.timeline.analysis import Analysis, analyze_run
 from perfkit.timeline.windows import WHOLE
 
-AROUND = ("nsys", "nsys-nvtx")
+AROUND = ("nsys", "nsys-metrics", "nsys-nvtx")
 """collectors that wrap the whole process: its timed passes run inside them"""
 
 

@@ -5,6 +5,8 @@ processes    each rank's own program, from its witness: exit, CPU time, peak mem
 counters     perf stat of each rank
 stacks       perf record of the profiled ranks
 gpus         utilisation, power and memory of each GPU over the run, from nvidia-smi
+gpu_metrics  hardware counters of each GPU while kernels were captured, from nsys; the traces bring
+             them, so that they are empty until those have been read
 nccl         which NCCL each rank ran, and over what it moved data
 jobs         Slurm's accounting, and job_sources: where each of its numbers is from
 resources    what the run took, each number with its source
@@ -22,7 +24,7 @@ import polars as pl
 from perfkit.errors import ConfigError
 from perfkit.ingest.accounting import RESOURCES, ending_findings, own_rows, resources
 from perfkit.ingest.collectors import COLLECTORS, collectors_table
-from perfkit.ingest.frames import finding
+from perfkit.ingest.frames import GPU_METRICS, finding
 from perfkit.ingest.nccl_log import NCCL, read_nccl_log, socket_findings
 from perfkit.ingest.nvml import GPU_SUMMARY, read_nvml, summarise_gpus
 from perfkit.ingest.perf import COUNTERS, read_perf_stat
@@ -51,6 +53,7 @@ SCHEMAS = {
     "counters": COUNTERS,
     "stacks": STACKS,
     "gpus": GPU_SUMMARY,
+    "gpu_metrics": GPU_METRICS,
     "nccl": NCCL,
     "jobs": JOBS,
     "job_sources": SOURCES,
@@ -76,6 +79,7 @@ class Collected:
     counters: pl.DataFrame
     stacks: pl.DataFrame
     gpus: pl.DataFrame
+    gpu_metrics: pl.DataFrame
     nccl: pl.DataFrame
     jobs: pl.DataFrame
     job_sources: pl.DataFrame
@@ -101,6 +105,7 @@ def read_collected(
         counters=of_ranks["perf-stat"],
         stacks=of_ranks["perf-record"],
         gpus=gpus,
+        gpu_metrics=pl.DataFrame(schema=GPU_METRICS),
         nccl=of_ranks["nccl-log"],
         jobs=jobs,
         job_sources=sources,

@@ -7,6 +7,7 @@ import polars as pl
 KINDS = pl.Enum(["cpu_op", "comm_call", "collective", "kernel", "memcpy", "memset", "graph"])
 CLASSES = pl.Enum(["compute", "comm", "copy", "unknown"])
 SEVERITIES = pl.Enum(["info", "warning"])
+DURING = pl.Enum(["capture", "kernels", "no kernels"])
 
 ACTIVITIES = pl.Schema(
     {
@@ -56,6 +57,22 @@ DEVICES = pl.Schema(
         "name": pl.String(),  # NVIDIA H200 ...: null when the source does not say
         "memory_bytes": pl.Int64(),
         "gpu": pl.Int32(),  # number of the GPU in its node; null when the source does not say
+    }
+)
+
+GPU_METRICS = pl.Schema(
+    {
+        "rank": pl.Int32(),
+        "device": pl.String(),  # as in the activities
+        "metric": pl.String(),  # as nsys calls it, without its unit
+        "unit": pl.String(),  # % (of the GPU's own peak) or MHz
+        # capture: from the first kernel's start to the last one's end; kernels: samples of it
+        # during which they ran nearly all the time; no kernels: samples during which none did
+        "during": DURING,
+        "samples": pl.Int64(),
+        "mean": pl.Float64(),
+        "p50": pl.Float64(),
+        "max": pl.Float64(),
     }
 )
 

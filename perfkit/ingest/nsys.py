@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from perfkit.ingest.frames import ACTIVITIES, DEVICES, RANGES, SYNCS, finding
+from perfkit.ingest.frames import ACTIVITIES, DEVICES, GPU_METRICS, RANGES, SYNCS, finding
 from perfkit.ingest.nsys_calls import SYNC_ROWS, Launches, launch_times, read_calls
 from perfkit.ingest.nsys_facts import (
     Findings,
@@ -23,6 +23,7 @@ from perfkit.ingest.nsys_facts import (
 )
 from perfkit.ingest.nsys_folder import FolderSource
 from perfkit.ingest.nsys_gpu import NO_PROCESS, gpu_rows
+from perfkit.ingest.nsys_metrics import Sampled, read_metrics
 from perfkit.ingest.nsys_nccl import Call, Communicator, communicators, launched_in, nccl_calls
 from perfkit.ingest.nsys_ranges import NVTX, phases_of, read_ranges
 from perfkit.ingest.nsys_ranks import Ranked, about_ranks, device_names, rank_processes
@@ -51,6 +52,7 @@ class Export:
     """nsys_ranges.NVTX"""
     calls: dict[int, list[Call]]
     known: dict[int, dict[int, Communicator]]
+    sampled: Sampled
     phases: bool
 
 
@@ -81,6 +83,7 @@ def read_export(source: Source, phases: bool) -> tuple[Export, Findings]:
     hosts = {*launches, *nvtx["process"].unique()}
     if set(rows) == {NO_PROCESS} and len(hosts) == 1:
         rows = {hosts.pop(): rows[NO_PROCESS]}
+    sampled, about_samples = read_metrics(source, rows)
     calls = nccl_calls(source, nvtx)
     export = Export(
         source=source,
@@ -92,6 +95,7 @@ def read_export(source: Source, phases: bool) -> tuple[Export, Findings]:
         nvtx=nvtx,
         calls=calls,
         known=communicators(calls),
+        sampled=sampled,
         phases=phases,
     )
     if broken:
@@ -109,6 +113,7 @@ def read_export(source: Source, phases: bool) -> tuple[Export, Findings]:
         *lost_events(source),
         *no_start,
         *findings,
+        *about_samples,
     ]
 
 
@@ -122,6 +127,7 @@ def _trace(
     activities = pl.concat([pl.DataFrame(schema=ACTIVITIES), *parts])
     ranges, findings = _ranges(export, rank, processes)
     devices = [devices_table(export.source, rank, p, names[p]) for p in names]
+    metrics = [export.sampled.table(rank, p, names[p]) for p in names]
     return Trace(
         rank=rank,
         rank_known=ranked.known,
@@ -134,6 +140,7 @@ def _trace(
             {**row, "rank": rank} for row in findings + about_activities(activities, export.phases)
         ],
         recognised=recognised,
+        gpu_metrics=pl.concat([pl.DataFrame(schema=GPU_METRICS), *metrics]),
         own_clock=True,
     )
 

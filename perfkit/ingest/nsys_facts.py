@@ -93,9 +93,7 @@ def devices_table(
     """
     columns = ("id", "name", "totalMemory")
     gpus = {row[0]: row[1:] for row in source.values("TARGET_INFO_GPU", columns, "id")}
-    table = "TARGET_INFO_CUDA_DEVICE"
-    pairs = source.values(table, ("cudaId", "gpuId"), "cudaId", {"pid": [pid_of(process)]})
-    mapped = {int(device): int(gpu) for device, gpu in pairs if gpu is not None}
+    mapped = gpu_numbers(source, process)
     same = next(iter(gpus.values())) if len(set(gpus.values())) == 1 else (None, None)
     rows = []
     for device, name in names.items():
@@ -103,6 +101,13 @@ def devices_table(
         row = (rank, name, None if model is None else text_of(model), memory, mapped.get(device))
         rows.append(row)
     return pl.DataFrame(rows, schema=DEVICES, orient="row")
+
+
+def gpu_numbers(source: Source, process: int) -> dict[int, int]:
+    """Which GPU of the node each device of a process is; empty where the file does not say."""
+    table, columns = "TARGET_INFO_CUDA_DEVICE", ("cudaId", "gpuId")
+    pairs = source.values(table, columns, "cudaId", {"pid": [pid_of(process)]})
+    return {int(device): int(gpu) for device, gpu in pairs if gpu is not None}
 
 
 def mpi_ranks(source: Source) -> dict[int, int]:

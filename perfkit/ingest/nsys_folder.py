@@ -1,6 +1,6 @@
 """An Nsight Systems parquetdir or arrowdir export: a folder with one file for each table."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,21 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from perfkit.errors import ConfigError
-from perfkit.ingest.nsys_source import STRINGS, Columns, Only, require_export, text_of
+from perfkit.ingest.nsys_source import (
+    STRINGS,
+    Columns,
+    Folded,
+    Only,
+    require_export,
+    text_of,
+)
 
 SUFFIXES = (".parquet", ".arrow")
 # What a damaged file makes of polars: its own errors, and at times a panic, which is no Exception.
 UNREADABLE = (PolarsError, PanicException, OSError)
 # Arrow has a file format, which begins so, and a stream format.
 ARROW_FILE = b"ARROW1"
+ROWS_A_PART = 1_000_000
 
 
 class FolderSource:
@@ -79,13 +87,19 @@ class FolderSource:
         known = self.columns(table)
         if not known:
             return pl.DataFrame(schema=dict(columns))
-        chosen = [
-            (pl.col(n) if n in known or n == "rowid" else pl.lit(None))
-            .cast(t, strict=False)
-            .alias(n)
-            for n, t in columns.items()
-        ]
-        return self._collected(table, self._rows(table, only).select(chosen))
+        return self._collected(table, self._rows(table, only).select(_cast(columns, known)))
+
+    def folded(self, table: str, columns: Columns, start: Callable[[], Folded]) -> Folded:
+        known, fold = self.columns(table), start()
+        if not known:
+            return fold
+        rows = self._scan(table).select(_cast(columns, known))
+        try:
+            for part in rows.collect_batches(chunk_size=ROWS_A_PART):
+                fold.add(part)
+            return fold
+        except UNREADABLE as error:
+            raise self._unreadable(table, error) from error
 
     def values(
         self, table: str, columns: Sequence[str], present: str, only: Only | None = None
@@ -140,6 +154,14 @@ class FolderSource:
             return rows.collect()
         except UNREADABLE as error:
             raise self._unreadable(table, error) from error
+
+
+def _cast(columns: Columns, known: Collection[str]) -> list[pl.Expr]:
+    """The columns as integers of their width; null where there is no such column."""
+    return [
+        (pl.col(n) if n in known or n == "rowid" else pl.lit(None)).cast(t, strict=False).alias(n)
+        for n, t in columns.items()
+    ]
 
 
 def is_table(file: Path) -> bool:

@@ -57,6 +57,11 @@ Labelled = tuple[pl.DataFrame, Mapping[int, str]]
 """Rows with their label, and the names of the labels"""
 
 
+def is_kernel() -> pl.Expr:
+    """Of a row in ROWS: a kernel, or a graph, which is busy with kernels."""
+    return (pl.col("label") >= NO_NAME) | (pl.col("label") <= FIRST_GRAPH)
+
+
 def process_of(column: str) -> pl.Expr:
     """The process of a globalPid or globalTid: hardware << 56 | vm << 48 | pid << 24 | thread."""
     return pl.col(column) // (1 << 24)

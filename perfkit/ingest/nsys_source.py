@@ -5,9 +5,9 @@ Which tables and columns there are differs by version, by what was traced and by
 the tables that a reader names are read: the ones with the processes' environments never are.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
@@ -21,11 +21,22 @@ CALLS = "CUPTI_ACTIVITY_KIND_RUNTIME"
 SYNCHRONISATIONS = "CUPTI_ACTIVITY_KIND_SYNCHRONIZATION"
 RANGES = "NVTX_EVENTS"
 STRINGS = "StringIds"
+METRICS, METRIC_NAMES = "GPU_METRICS", "TARGET_INFO_GPU_METRICS"
 # One of these is in every export.
 SIGNS = (STRINGS, RANGES, KERNELS, CALLS, "EXPORT_META_DATA", "META_DATA_EXPORT")
 
 Columns = Mapping[str, pl.DataType]
 Only = Mapping[str, Collection[int]]
+
+
+class Fold(Protocol):
+    """What is made of a table that is too long to be held, part by part and in any order."""
+
+    def add(self, part: pl.DataFrame) -> None:
+        """Called by several threads at once."""
+
+
+Folded = TypeVar("Folded", bound=Fold)
 
 
 class Source(Protocol):
@@ -46,6 +57,12 @@ class Source(Protocol):
         """Integer columns in the order of the file; `rowid` numbers the rows in every table.
 
         `only` keeps the rows in which a column has one of some values.
+        """
+
+    def folded(self, table: str, columns: Columns, start: Callable[[], Folded]) -> Folded:
+        """A new fold, to which every row's integer columns were added once.
+
+        One that `start` made before may have had a part of them: what was begun in vain.
         """
 
     def values(

@@ -9,7 +9,7 @@ three times as fast as rows of Python objects.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +21,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from perfkit.errors import ConfigError
-from perfkit.ingest.nsys_source import STRINGS, Columns, Only, require_export, text_of
-from perfkit.ingest.sqlite_pages import NULL, NotPlain, read_columns
+from perfkit.ingest.nsys_source import (
+    STRINGS,
+    Columns,
+    Folded,
+    Only,
+    require_export,
+    text_of,
+)
+from perfkit.ingest.sqlite_pages import NULL, NotPlain, Part, read_columns
 
 MAGIC = b"SQLite format 3\0"
 AGAIN = "Export it again with `nsys export --type sqlite FILE.nsys-rep`, or copy it again."
@@ -32,6 +39,8 @@ SPARSE_ROWS = 500_000_000
 # From here on a table is worth reading by pages.
 MANY_ROWS = 50_000
 IDS_A_QUERY = 900
+
+Finish = Callable[[pl.DataFrame], Part]
 
 
 class SqliteSource:
@@ -65,12 +74,34 @@ class SqliteSource:
     def integers(self, table: str, columns: Columns, only: Only | None = None) -> pl.DataFrame:
         known = self._nullable(table)
         wanted = {n: t for n, t in columns.items() if n in known or n == "rowid"}
-        parts = [pl.DataFrame(schema=wanted), *(self._parts(table, wanted, only) if known else [])]
+        parts = [pl.DataFrame(schema=wanted)]
+        parts += self._parts(table, wanted, only, lambda: _whole) if known else []
         missing = [pl.lit(None, t).alias(n) for n, t in columns.items() if n not in wanted]
         return pl.concat(parts).with_columns(missing).select(list(columns))
 
-    def _parts(self, table: str, columns: Columns, only: Only | None) -> list[pl.DataFrame]:
-        """The table in parts, by its pages when it is long and that is possible."""
+    def folded(self, table: str, columns: Columns, start: Callable[[], Folded]) -> Folded:
+        known = self._nullable(table)
+        wanted = {n: t for n, t in columns.items() if n in known}
+        missing = [pl.lit(None, t).alias(n) for n, t in columns.items() if n not in wanted]
+
+        folds = [start()]
+
+        def begin() -> Finish[None]:
+            fold = start()
+            folds.append(fold)
+            return lambda part: fold.add(part.with_columns(missing).select(list(columns)))
+
+        if wanted:
+            self._parts(table, wanted, None, begin)
+        return folds[-1]
+
+    def _parts(
+        self, table: str, columns: Columns, only: Only | None, begin: Callable[[], Finish[Part]]
+    ) -> list[Part]:
+        """The finished parts of the table, which are some of its pages where that is possible.
+
+        `begin` says how to finish them, once for the pages, and again when it was not possible.
+        """
         name = _quoted(table)
         span = f"select (select min(rowid) from {name}), (select max(rowid) from {name})"
         first, last = self._fetched(span)[0]
@@ -78,23 +109,23 @@ class SqliteSource:
             return []
         if last - first > MANY_ROWS and only is None:
             with suppress(NotPlain):
-                return self._by_pages(table, columns)
+                return self._by_pages(table, columns, begin())
         step = ROWS_A_CHUNK if last - first < SPARSE_ROWS else last - first + 1
-        query = self._query(table, list(columns), only)
+        query, finish = self._query(table, list(columns), only), begin()
         with self._opened() as connection:
             cuts = pairwise([*range(first - 1, last, step), last])
             rows = (connection.execute(query, pair).fetchone() for pair in cuts)
-            return [self._frame(table, row, columns) for row in rows if row[0]]
+            return [finish(self._frame(table, row, columns)) for row in rows if row[0]]
 
-    def _by_pages(self, table: str, columns: Columns) -> list[pl.DataFrame]:
+    def _by_pages(self, table: str, columns: Columns, finish: Finish[Part]) -> list[Part]:
         order = list(self._nullable(table))
         if table in self._keys or not set(columns) <= set(order):
             raise NotPlain
         root = self._fetched(f"select rootpage from sqlite_master where name = {_text(table)}")
         positions = {name: order.index(name) for name in columns}
 
-        def frame(part: Mapping[str, NDArray[np.int64]]) -> pl.DataFrame:
-            return pl.DataFrame([_series(n, part[n], t) for n, t in columns.items()])
+        def frame(part: Mapping[str, NDArray[np.int64]]) -> Part:
+            return finish(pl.DataFrame([_series(n, part[n], t) for n, t in columns.items()]))
 
         return read_columns(self.path, int(root[0][0]), positions, frame)
 
@@ -218,6 +249,10 @@ def _series(name: str, values: NDArray[np.int64], dtype: pl.DataType) -> pl.Seri
         series = series.set(series == NULL, None)
     # A number that is too large for its column is no number of a device or a string: unknown.
     return series.cast(dtype, strict=False)
+
+
+def _whole(part: pl.DataFrame) -> pl.DataFrame:
+    return part
 
 
 def _filters(only: Only | None) -> str:

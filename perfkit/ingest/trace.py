@@ -1,9 +1,11 @@
 """What any trace reader returns: the tables of one rank."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
+
+from perfkit.ingest.frames import GPU_METRICS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class Trace:
     findings: list[dict[str, Any]]
     recognised: str
     """what the file is, for people"""
+    gpu_metrics: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=GPU_METRICS))
+    """perfkit.ingest.frames.GPU_METRICS"""
     own_clock: bool = False
     """True when its times are by the clock of its file, only about that of the host"""
 
@@ -33,7 +37,7 @@ def renumbered(trace: Trace, rank: int) -> Trace:
     """The same trace as that of another rank."""
     tables = {
         name: getattr(trace, name).with_columns(rank=pl.lit(rank, pl.Int32))
-        for name in ("activities", "ranges", "syncs", "devices")
+        for name in ("activities", "ranges", "syncs", "devices", "gpu_metrics")
     }
     findings = [row if row["rank"] is None else {**row, "rank": rank} for row in trace.findings]
     return replace(trace, rank=rank, findings=findings, **tables)

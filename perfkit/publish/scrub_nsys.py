@@ -21,11 +21,12 @@ from perfkit.publish.clean import clean, own_secrets
 
 METADATA_TABLES = ("META_DATA_CAPTURE", "META_DATA_EXPORT", "EXPORT_META_DATA")
 SYSTEM_TABLE = "TARGET_INFO_SYSTEM_ENV"
-# Of the tables that describe capture and machine: what is kept.
-KEPT_METADATA = r"(?i)^(EXPORT_|CAPTURE_VERSION|PRODUCT_|SCHEMA_)"
+# Of the tables that describe capture and machine: what is kept. Other names of EXPORT_ are those of
+# the user and host that exported, and of files.
+KEPT_METADATA = r"(?i)^(EXPORT_(PRODUCT|SCHEMA|TIME|PARAM_TIME)|CAPTURE_VERSION|PRODUCT_|SCHEMA_)"
 KEPT_SYSTEM = r"(?i)^(Nv|Cuda|Cpu|Os|Kernel|Gpu|Num|Driver)"
-# What the processes printed, and files that nsys packed in.
-LEFT_OUT = ("ProcessStreams", "ANALYSIS_FILE")
+# What the processes printed, files that nsys packed in, and what else ran on the machine.
+LEFT_OUT = ("ProcessStreams", "ANALYSIS_FILE", "PROCESSES", "ThreadNames")
 # Columns that name a kernel, a call, a range or a thread by a number of the table of strings.
 NAMING = ("demangledName", "shortName", "mangledName", "nameId", "textId")
 RANGES, PAYLOAD, DOMAIN_CREATED, NCCL = "NVTX_EVENTS", "binaryData", 75, "NCCL"
@@ -140,9 +141,9 @@ def scrub_folder(source: Path, target: Path) -> list[str]:
     used = pl.concat(
         [
             frame[column].cast(pl.Int64)
-            for frame in tables.values()
+            for name, frame in tables.items()
             for column in NAMING
-            if column in frame.columns
+            if column in frame.columns and name not in LEFT_OUT
         ]
     ).unique()
     nccl = _nccl_domains(tables)

@@ -17,6 +17,7 @@ from perfkit.report.collected_blocks import (
     resources,
     stacks,
 )
+from perfkit.report.gpu_metrics_block import gpu_metrics
 from perfkit.report.tables import render
 
 
@@ -42,6 +43,7 @@ def blocks(collected: Collected, job_id: str | None = None) -> list[Block]:
         counters(collected),
         stacks(collected),
         gpus(collected),
+        gpu_metrics(collected),
         nccl(collected),
         jobs(collected, job_id),
     )

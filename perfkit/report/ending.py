@@ -10,7 +10,7 @@ from perfkit.timeline.analysis import Analysis
 
 WHOLE_ENDS = ("finished", None)
 # Collectors whose products the time split is made of; some record a few ranks only.
-TRACERS = ("kineto", "nsys", "nsys-nvtx", "rocprof")
+TRACERS = ("kineto", "nsys", "nsys-metrics", "nsys-nvtx", "rocprof")
 
 
 def first_lines(analysis: Analysis) -> list[str]:

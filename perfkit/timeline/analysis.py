@@ -4,7 +4,7 @@ One broken or missing file never stops the others: it becomes a finding and a mi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import polars as pl
 from perfkit.errors import ConfigError
 from perfkit.executors import Executor, Here
 from perfkit.ingest.collected import Collected, nothing, read_collected
-from perfkit.ingest.frames import DEVICES, QUALITY, RANGES, SYNCS, finding
+from perfkit.ingest.frames import DEVICES, GPU_METRICS, QUALITY, RANGES, SYNCS, finding
 from perfkit.ingest.recognise import trace_files, traces_of_rank
 from perfkit.ingest.timers import (
     concatenated,
@@ -121,7 +121,7 @@ class Analysis:
     clocks: pl.DataFrame
     """perfkit.timeline.clocks.CLOCKS"""
     collected: Collected
-    """perfkit.ingest.collected: processes, counters, gpus, jobs"""
+    """perfkit.ingest.collected: processes, counters, gpus, jobs; gpu_metrics are of the traces"""
     quality: pl.DataFrame
     """perfkit.ingest.frames.QUALITY"""
     ranks: tuple[int, ...]
@@ -280,6 +280,7 @@ def _assemble(
     operations = _stacked(OPERATIONS, [mine.operations for mine in looks])
     findings += unknown_findings(split.filter(pl.col("phase") == WHOLE), operations)
     rows = [(prepared, names) for prepared in kept]
+    metrics = _stacked(GPU_METRICS, [mine.gpu_metrics for mine in looks])
     here = executor.fetch(activities_of, rows) if executor.here else []
     held = {m.rank: row for m, row in zip(members, rows, strict=True)}
     return Analysis(
@@ -300,7 +301,7 @@ def _assemble(
         waits=waits,
         stragglers=stragglers_table(waits),
         clocks=clocks,
-        collected=collected,
+        collected=replace(collected, gpu_metrics=metrics),
         quality=pl.DataFrame(findings, schema=QUALITY),
         ranks=ranks,
         missing_traces=missing_traces,

@@ -40,6 +40,7 @@ class Look:
     devices: pl.DataFrame
     operations: pl.DataFrame
     families: pl.DataFrame
+    gpu_metrics: pl.DataFrame
 
 
 def prepare(place: Place, index: int, rank: int, layout: Layout | None) -> Prepared:
@@ -61,6 +62,7 @@ def look(prepared: Prepared) -> Look:
         devices=trace.devices,
         operations=operations,
         families=families_table(operations),
+        gpu_metrics=trace.gpu_metrics,
     )
 
 

@@ -22,6 +22,7 @@ SHIPPED = (
     "kineto",
     "nccl-log",
     "nsys",
+    "nsys-metrics",
     "nsys-nvtx",
     "nvml",
     "perf-record",
@@ -102,7 +103,7 @@ def test_only_what_works_here_goes_on_the_command_line() -> None:
         "command": [sys.executable, "-c", "import sys; sys.exit('{item}' == 'bad')"],
         "refused_when": ["not supported"],
     }
-    probed = probe(a_collector(program={"names": ["true"]}, probe=rules), {})
+    probed = probe(a_collector(program={"names": ["true"]}, probe=(rules,)), {})
     assert (probed.items, probed.dropped) == (("good",), ("bad",))
 
 

@@ -66,6 +66,8 @@ def an_export(path: Path) -> Path:
                 domainId integer, binaryData blob);
             create table CUPTI_ACTIVITY_KIND_KERNEL (start integer, shortName integer);
             create table ProcessStreams (globalPid integer, contentId integer);
+            create table PROCESSES (globalPid integer, name text);
+            create table ThreadNames (nameId integer, globalTid integer);
             """
         )
         export.executemany(
@@ -76,7 +78,16 @@ def an_export(path: Path) -> Path:
                 ("PRODUCT_VERSION", "2025.3.1"),
             ],
         )
-        export.execute("insert into META_DATA_EXPORT values ('EXPORT_SCHEMA_VERSION', '3.20.3')")
+        export.executemany(
+            "insert into META_DATA_EXPORT values (?, ?)",
+            [
+                ("EXPORT_SCHEMA_VERSION", "3.20.3"),
+                ("EXPORT_USER", "ada"),
+                ("EXPORT_PARAM_INPUT_PATH_ABS", "/scratch/ada/report.nsys-rep"),
+            ],
+        )
+        export.execute("insert into PROCESSES values (7, 'private-words')")
+        export.execute("insert into ThreadNames values (7, 7)")
         export.executemany(
             "insert into TARGET_INFO_SYSTEM_ENV values (?, ?)",
             [("DeviceEnvironment", f"TOKEN={TOKEN} private-words"), ("NvDriverVersion", "580.1")],
@@ -90,6 +101,7 @@ def an_export(path: Path) -> Path:
                 (4, "LANG=C SHELL=/bin/sh EDITOR=private-words PAGER=less "),
                 (5, "private-words on the screen"),
                 (6, "NCCL"),
+                (7, "private-words of another's thread"),
             ],
         )
         export.execute("insert into CUPTI_ACTIVITY_KIND_KERNEL values (3, 1)")
@@ -264,3 +276,12 @@ def test_a_smaller_trace_is_analysed_to_the_same_split(tmp_path: Path) -> None:
     assert after.split.equals(before.split)
     assert after.operations.equals(before.operations)
     assert after.collectives.equals(before.collectives)
+
+
+def test_samples_of_hardware_counters_stay(tmp_path: Path) -> None:
+    """A recorded export, scrubbed before and again."""
+    source = Path(__file__).parents[1] / "data" / "nsys" / "h100-gpu-metrics-2025.3.sqlite"
+    scrub(source, tmp_path / "b.sqlite")
+    before, after = analyze_paths([source])[0], analyze_paths([tmp_path / "b.sqlite"])[0]
+    assert after.collected.gpu_metrics.height == 24
+    assert after.collected.gpu_metrics.equals(before.collected.gpu_metrics)
