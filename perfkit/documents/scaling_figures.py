@@ -1,6 +1,6 @@
 """F1 speed-up, F2 weak efficiency, F6 what batch and context cost; F7 is not recorded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -17,10 +17,9 @@ from perfkit.documents.scaling_tables import (
     typical,
     work_words,
 )
-from perfkit.report.charts import IDEAL, MEASURED, PREDICTED, fixed, inline
+from perfkit.report.charts import inline
+from perfkit.report.scaling_charts import scaling_chart, scaling_points
 
-KINDS = {"predicted": PREDICTED, "measured": MEASURED}
-SHAPES = {"predicted": "diamond", "measured": "circle"}
 LEGEND = alt.Legend(title=None, orient="top")
 SIZE = {"width": 240, "height": HEIGHT}
 SWEEP = "perfkit run STUDY, with a study of kind batch or context"
@@ -42,7 +41,6 @@ def speedup_figure(rows: Sequence[Row]) -> DocFigure:
     if not rows:
         caption = "Strong scaling: speed-up, with the ideal line and the predicted band"
         return not_there("F1", caption, "no work was run on different numbers of GPUs", STRONG)
-    ideal = sorted({(row["gpus"], row["ideal"]) for row in rows})
     said = "; ".join(
         f"{layout_words(row)} on {row['gpus']} GPUs {row['speedup']:.2f} measured"
         + (f", {row['predicted_speedup']:.2f} predicted" if row["predicted_speedup"] else "")
@@ -53,7 +51,7 @@ def speedup_figure(rows: Sequence[Row]) -> DocFigure:
         caption=f"Strong scaling of {work_words(rows[0])}. Dashed: ideal; ranges: from the fastest "
         "to the slowest pass where measured, the 90 % interval where predicted",
         alt=said,
-        spec=_chart(rows, "speedup", "speed-up", ideal),
+        spec=_chart(rows, "speedup", "speed-up"),
         runs=_runs(rows),
         query="scaling.speedup, predicted_speedup, ideal",
     )
@@ -64,67 +62,22 @@ def efficiency_figure(rows: Sequence[Row]) -> DocFigure:
     if not rows:
         caption = "Weak scaling: efficiency at the same batch for each GPU"
         return not_there("F2", caption, "no batch for each GPU was run on more than one size", WEAK)
-    ideal = [(gpus, 1.0) for gpus in sorted({row["gpus"] for row in rows})]
     words = [f"{layout_words(row)} on {row['gpus']} GPUs {row['efficiency']:.2f}" for row in rows]
     return DocFigure(
         id="F2",
         caption=f"Weak scaling of {work_words(rows[0], per_gpu=True)}. Dashed: ideal; ranges: from "
         "the fastest to the slowest pass",
         alt="; ".join(words),
-        spec=_chart(rows, "efficiency", "efficiency", ideal),
+        spec=_chart(rows, "efficiency", "efficiency"),
         runs=_runs(rows),
         query="scaling.efficiency, predicted_efficiency",
     )
 
 
-def _points(rows: Sequence[Row], name: str) -> Iterator[dict[str, Any]]:
-    """Measured with the range of the passes, predicted with its interval."""
-    first_s = rows[0]["wall_s"]
-    for row in rows:
-        point = {"gpus": row["gpus"], "layout": layout_words(row)}
-        low, high = (first_s / row[wall] for wall in ("wall_max_s", "wall_min_s"))
-        yield {**point, "what": "measured", "value": row[name], "low": low, "high": high}
-        if row[f"predicted_{name}"] is not None:
-            ends = {
-                end: row.get(f"predicted_{name}_{at}")
-                for end, at in (("low", "p05"), ("high", "p95"))
-            }
-            yield {**point, "what": "predicted", "value": row[f"predicted_{name}"], **ends}
-
-
-def _chart(
-    rows: Sequence[Row], name: str, title: str, ideal: Sequence[tuple[int, float]]
-) -> dict[str, Any]:
+def _chart(rows: Sequence[Row], name: str, axis: str) -> dict[str, Any]:
     """Ideal as a line; measured and predicted as marks of their own with their ranges."""
-    points = list(_points(rows, name))
-    sizes = [gpus for gpus, _value in ideal]
-    x = alt.X("gpus:O", title="GPUs", sort=sizes, axis=alt.Axis(labelAngle=0))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=True))
-    colour = fixed("what:N", KINDS, alt.Color, LEGEND)
-    ranged = [point for point in points if point["low"] is not None and point["high"] is not None]
-    offset = alt.XOffset("what:N", scale=alt.Scale(domain=["measured", "predicted"], padding=2))
-    line = (
-        alt.Chart(inline([{"gpus": gpus, "value": value} for gpus, value in ideal]))
-        .mark_line(strokeDash=[4, 3], color=IDEAL)
-        .encode(x=x, y=y)
-    )
-    rules = (
-        alt.Chart(inline(ranged))
-        .mark_rule(strokeWidth=2, opacity=0.6)
-        .encode(x=x, xOffset=offset, y=alt.Y("low:Q"), y2="high:Q", color=colour)
-    )
-    marks = (
-        alt.Chart(inline(points))
-        .mark_point(size=55, opacity=1, strokeWidth=2)
-        .encode(x=x, xOffset=offset, y=y, color=colour, shape=fixed("what:N", SHAPES, alt.Shape))
-    )
-    names = marks.mark_text(align="left", dx=8, fontSize=8).encode(
-        text="layout:N", shape=alt.Undefined
-    )
-    several = len({point["layout"] for point in points}) > len(sizes)
-    return dict(
-        alt.layer(line, rules, marks, *([names] if several else [])).properties(**SIZE).to_dict()
-    )
+    chart = scaling_chart(scaling_points(rows, name), axis, LEGEND)
+    return dict(chart.properties(**SIZE).to_dict())
 
 
 def sensitivity_figure(frame: pl.DataFrame) -> DocFigure:
