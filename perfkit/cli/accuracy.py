@@ -22,7 +22,9 @@ TITLES = {
 
 
 def command(
-    runs: list[Path] = typer.Argument(help="Run folders, or a folder of them such as traces/."),
+    runs: list[Path] = typer.Argument(
+        help="Run folders, a folder of them such as traces/, or a study's."
+    ),
     frozen: list[Path] = typer.Option(
         [],
         "--frozen",
@@ -126,16 +128,15 @@ def frozen_files(paths: list[Path]) -> list[Path]:
 
 
 def run_folders(paths: list[Path]) -> list[Path]:
-    """The paths that are run folders, and those inside the others."""
-    found = []
-    for path in paths:
-        if (path / "run.json").is_file():
-            found.append(path)
-        elif path.is_dir():
-            found += sorted(inner.parent for inner in path.glob("*/run.json"))
-    if not found:
-        raise ConfigError(f"no run folder in {', '.join(map(str, paths))}: none has a run.json.")
-    return found
+    """The paths that are run folders, those inside the others, and those of a study's points."""
+    from perfkit.compare.study_runs import find_runs
+
+    found = find_runs(paths)
+    for line in found.missing:
+        story(f"no run: {line}")
+    if not found.runs:
+        raise ConfigError(f"no run in {', '.join(map(str, paths))}. See what waits: perfkit status")
+    return found.runs
 
 
 def score_columns() -> "list[Column]":

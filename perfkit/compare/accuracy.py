@@ -14,6 +14,7 @@ import polars as pl
 
 from perfkit.compare.frozen import Frozen, frozen_prediction
 from perfkit.compare.run import compared, find_rates, plan_of
+from perfkit.compare.study_runs import run_name
 from perfkit.errors import ConfigError
 from perfkit.ingest.timers import concatenated, measure_passes, read_timers, summarise
 from perfkit.measures import memory_in_use
@@ -89,7 +90,7 @@ def predicted_runs(
         try:
             rows += _rows(path, frozen)
         except ConfigError as error:
-            left_out.append(f"{path.name}: {error}")
+            left_out.append(f"{run_name(path)}: {error}")
     return pl.DataFrame(rows, schema=PREDICTED), left_out
 
 
@@ -159,12 +160,12 @@ def _rows(path: Path, frozen: Sequence[Frozen]) -> Iterator[dict[str, Any]]:
         found = predict_run(run["model"]["config"], rates, model_id=model, **plan)
         found["allocated_bytes"] = max(allocated_bytes(_sizes(rank)) for rank in found["ranks"])
     common = {
-        "run": path.name,
+        "run": run_name(path),
         "gpu": gpu,
         "model": model,
         **{name: plan[name] for name in ("decode", "tp", "pp", "microbatches", "batch")},
         "prompt_tokens": plan["prompt_tokens"],
-        "held_in": not frozen and path.name in rates.held_in,
+        "held_in": not frozen and run_name(path) in rates.held_in,
     }
     peaks = [memory_in_use(rank).get("max_allocated_bytes") for rank in run.get("layout", [])]
     if allocated := [peak for peak in peaks if peak is not None]:

@@ -15,6 +15,7 @@ import polars as pl
 
 from perfkit.compare.classes import TRANSFER, traced_classes
 from perfkit.compare.run import find_rates, plan_of
+from perfkit.compare.study_runs import run_name
 from perfkit.errors import ConfigError
 from perfkit.predict.plan import Plan, decode_pass
 from perfkit.predict.rates import Rates
@@ -46,7 +47,7 @@ def bottlenecks(paths: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
         try:
             rows.append(bottleneck_of(path))
         except ConfigError as error:
-            left_out.append(f"{path.name}: {error}")
+            left_out.append(f"{run_name(path)}: {error}")
     return pl.DataFrame(rows, schema=LIMITS), left_out
 
 
@@ -70,8 +71,8 @@ def bottleneck_of(path: Path) -> dict[str, Any]:
     measured = "host" if busy < BUSY else device_limit(slowest, spec, plan, rates)
     predicted = predict(spec, rates, plan)["bottleneck"]
     return {
-        "run": path.name,
-        "held_in": path.name in rates.held_in,
+        "run": run_name(path),
+        "held_in": run_name(path) in rates.held_in,
         "predicted": predicted,
         "measured": measured,
         "right": predicted == measured,

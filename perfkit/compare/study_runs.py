@@ -37,6 +37,12 @@ def find_runs(paths: Sequence[Path]) -> Found:
     return Found(list(runs), missing)
 
 
+def run_name(path: Path) -> str:
+    """The run folder's, or its point's in a study, where every run folder has the same name."""
+    of_point = path.parent / "point.json"
+    return path.parent.name if of_point.is_file() else path.name
+
+
 def _inside(path: Path) -> tuple[list[Path], list[str]]:
     points = point_folders(path)
     with_run = [point.run.root for point in points if read_run(point) is not None]

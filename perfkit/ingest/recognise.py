@@ -78,6 +78,11 @@ def trace_files(path: Path) -> list[Path]:
     files |= {file for end in (SQLITE, *REPORTS, UNFINISHED) for file in path.rglob(f"*{end}")}
     found = sorted(without_copies(folders | files))
     if not found:
+        if inside := sorted(file.parent for file in path.rglob("run.json")):
+            raise ConfigError(
+                f"{path} holds run folders and is none. Analyse one of them, such as {inside[0]}, "
+                "or see them side by side: perfkit report.",
+            )
         raise ConfigError(
             f"{path} is no run folder (no run.json) and holds no Kineto file (.json, .json.gz) and "
             "no nsys export (.sqlite, parquetdir, .nsys-rep). "

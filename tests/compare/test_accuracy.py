@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from study_folder import a_point
 from typer.testing import CliRunner
 
 from perfkit.cli.main import app
@@ -65,7 +66,7 @@ def test_what_cannot_be_predicted_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["accuracy", str(tmp_path)])
-    assert "none has a run.json" in str(answer.exception)
+    assert "has no run: neither a run.json" in str(answer.exception)
 
 
 def test_unseen_values_are_those_of_no_held_in_run(recorded: pl.DataFrame) -> None:
@@ -179,3 +180,21 @@ def test_frozen_predictions_are_those_that_their_page_names() -> None:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert f"| {file.name} | `{digest[:16]}` |" in page
         assert read_frozen(file).rows
+
+
+def test_a_study_is_scored_by_its_points(tmp_path: Path) -> None:
+    """Two points whose runs are recorded ones, and one that waits."""
+    for name, run in (("tp1-b1", "h200-8b-tp1-graph"), ("tp2-b1", "h200-8b-tp2-graph")):
+        shutil.copytree(TRACES / run, a_point(tmp_path / "scaling", name))
+    a_point(tmp_path / "scaling", "tp4-b1")
+    words = ["accuracy", str(tmp_path / "scaling"), "--each", "--format", "json"]
+    answer = CliRunner().invoke(app, words)
+    assert "no run: tp4-b1 of scaling: submitted, no run folder yet" in answer.stderr
+    rows = json.loads(answer.stdout)["rows"]
+    assert {row["run"] for row in rows} == {"tp1-b1", "tp2-b1"}
+
+
+def test_a_study_without_a_run_says_what_waits(tmp_path: Path) -> None:
+    a_point(tmp_path / "scaling", "tp1-b1")
+    answer = CliRunner().invoke(app, ["accuracy", str(tmp_path / "scaling")])
+    assert "See what waits: perfkit status" in str(answer.exception)
