@@ -45,6 +45,7 @@ GROUPS: dict[str, dict[str, CheckFunction]] = {
     "Profilers": {
         "nsys": doctor_profilers.nsys,
         "nsys-import": doctor_profilers.nsys_import,
+        "gpu-counters": doctor_profilers.gpu_counters,
         "perf": doctor_profilers.perf,
         "perf-access": doctor_profilers.perf_access,
         "perf-events": doctor_profilers.perf_events,

@@ -39,6 +39,14 @@ LIBRARY_PACKAGES = {
 }
 OWN_LIBRARIES = "$HOME/perfkit-libs"
 
+COUNTER_OPTIONS = ("--gpu-metrics-devices", "--gpu-metrics-device")
+"""of nsys since 2024, and before"""
+NO_COUNTERS = ("ERR_NVGPUCTRPERM", "Insufficient privilege")
+COUNTERS_FIX = (
+    "echo options nvidia NVreg_RestrictProfilingToAdminUsers=0 | "
+    "sudo tee /etc/modprobe.d/nvidia-counters.conf  # then load the driver again"
+)
+
 PERF_EVENTS = "task-clock,context-switches,page-faults,cycles,instructions"
 PARANOID = "/proc/sys/kernel/perf_event_paranoid"
 CAP_SYS_ADMIN, CAP_PERFMON = 21, 38
@@ -108,6 +116,22 @@ def nsys_import(probe: Probe) -> Finding:
         return fixable(f"{importer} starts, but nsys does not look there", lost, link)
     # Another code only means that this version has no --version: it did start.
     return ok(f"{importer} starts")
+
+
+def gpu_counters(probe: Probe) -> Finding:
+    """Whether the driver lets nsys sample hardware counters (--collect nsys-metrics)."""
+    lost = "hardware counters of GPUs (SMs, tensor cores, DRAM); the GPU timeline stays"
+    path, _ = find_nsys(probe)
+    if path is None:
+        return missing("no nsys here", lost)
+    answers = [probe.run([path, "profile", f"{option}=help"]) for option in COUNTER_OPTIONS]
+    text = "\n".join(answer.text for answer in answers)
+    _, _, listed = text.partition("values are")
+    if gpus := sorted(set(re.findall(r"^\s*\d+: (.+?)(?: PCI\[.*)?$", listed, re.MULTILINE))):
+        return ok(", ".join(gpus))
+    if any(word in text for word in NO_COUNTERS):
+        return fixable("the driver keeps them to administrators", lost, COUNTERS_FIX)
+    return missing(answers[0].reason, lost)
 
 
 def find_importer(probe: Probe, nsys_path: str) -> tuple[str | None, str | None]:

@@ -347,6 +347,36 @@ def test_the_nsys_hidden_in_nsight_compute_is_found() -> None:
     assert finding == ok(f"2025.3.1, {HIDDEN} (the one inside Nsight Compute)")
 
 
+@pytest.mark.parametrize(
+    ("said", "state", "found"),
+    [
+        (
+            "Possible --gpu-metrics-devices values are:\n"
+            "\t0: Hopper GH100 | NVIDIA H200 PCI[0000:00:06.0]\n"
+            "\tall: Select all supported GPUs\n",
+            "ok",
+            "Hopper GH100 | NVIDIA H200",
+        ),
+        (
+            "Insufficient privilege, see https://developer.nvidia.com/ERR_NVGPUCTRPERM\n",
+            "fixable",
+            "the driver keeps them to administrators",
+        ),
+        ("unrecognised option '--gpu-metrics-devices'\n", "missing", "unrecognised option"),
+    ],
+)
+def test_hardware_counters_are_there_where_the_driver_gives_them(
+    said: str, state: str, found: str
+) -> None:
+    """The first as nsys 2025.3 says it on an H200."""
+    path = "/usr/bin/nsys"
+    finding = profilers.gpu_counters(
+        Recorded(programs={"nsys": path}, commands={path: Answer(0, said)})
+    )
+    assert finding.state == state
+    assert finding.found.startswith(found)
+
+
 def test_an_nsys_where_the_collector_does_not_look_needs_a_path() -> None:
     path = "/opt/nvidia/hpc_sdk/Linux_x86_64/25.3/profilers/Nsight_Systems/bin/nsys"
     probe = Recorded(
