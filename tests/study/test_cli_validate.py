@@ -123,7 +123,7 @@ def test_every_mistake_of_every_study_is_told_at_once(folder: Path) -> None:
         "  [axes] tp: has a value twice: [1, 1].",
         "  [[points]] 1: batch and batch_per_gpu. Give one of them.",
         "  [run] collect: no collector 'nsis'. Use auto, none, or some of kineto, nccl-log, nsys, "
-        "nsys-nvtx, nvml, perf-record, perf-stat, rocprof, sacct.",
+        "nsys-metrics, nsys-nvtx, nvml, perf-record, perf-stat, rocprof, sacct.",
     ]
     assert "valid, strong-scaling, 9 point(s) 3 times each" in done.stdout
     assert "no.toml: Invalid value (at line 1" in done.stdout
