@@ -137,7 +137,7 @@ def find_rates(
     chosen = calibration or (own if gpu is None and complete(own) else None)
     if chosen is not None:
         rates = rates_from_file(chosen, dtype, models_dir)
-        return rates, f"measured on {rates.name}, {rates.date}"
+        return rates, f"rates measured on {rates.name}, {rates.date}"
     gpu = gpu or gpu_of_device(run["hardware"].get("gpus", []), models_dir)
     if gpu is None:
         config = run["config"]

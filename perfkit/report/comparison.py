@@ -101,7 +101,7 @@ def readable(headline: pl.DataFrame) -> pl.DataFrame:
 def _sections(comparison: Comparison, fmt: str) -> Iterator[str]:
     yield headline(comparison.analysis)
     yield from first_lines(comparison.analysis)
-    yield f"predicted with rates {comparison.rates_source}"
+    yield f"predicted from {comparison.rates_source}"
     if comparison.experts is not None:
         yield comparison.experts
     yield ""

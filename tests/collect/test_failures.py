@@ -43,7 +43,7 @@ class LongRun:
     def __init__(self, model: Path, out: Path) -> None:
         self.folder = RunFolder(out)
         command = [sys.executable, "-m", "perfkit", "run", str(model), "--tp", "2", "--pp", "2"]
-        options = ["--batch", "2", "--prompt-tokens", "8", "--new-tokens", "200"]
+        options = ["--batch", "2", "--prompt-tokens", "8", "--new-tokens", "60"]
         self.process = subprocess.Popen(
             [*command, *options, "--repeats", "500", "--out", str(out)],
             stdout=subprocess.PIPE,
@@ -53,7 +53,7 @@ class LongRun:
 
     def wait_until_timed(self) -> None:
         """Return once every rank has written a whole timed pass."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             timers = [self.folder.rank_file(rank, "timers.jsonl") for rank in range(4)]
             if all(path.is_file() and '"timed"' in path.read_text() for path in timers):
@@ -113,11 +113,12 @@ def test_a_killed_rank_ends_the_run_and_is_named(long_run: LongRun) -> None:
 
 
 def test_a_killed_collector_does_not_end_its_rank(long_run: LongRun) -> None:
-    """perf stat around rank 2 is killed: the rank goes on, until the run is stopped later."""
+    """perf stat around rank 2 is killed: the rank goes on for a whole pass, which takes many
+    seconds where others use the cores, until the run is stopped."""
     os.kill(long_run.pids("status.json")[2], signal.SIGKILL)
     timers = long_run.folder.rank_file(2, "timers.jsonl")
     size = timers.stat().st_size
-    wait_until(lambda: timers.stat().st_size > 2 * size)
+    wait_until(lambda: timers.stat().st_size > size, within_s=150)
     long_run.process.send_signal(signal.SIGTERM)
     long_run.end()
     record = read_json(long_run.folder.run_json)

@@ -183,7 +183,7 @@ class LongRun:
         run = ["run", str(model), *options.split(), "--collect", "none", "--out", str(folder)]
         self.process = cluster.start(TWO_BY_TWO, *run, cwd=folder.parent)
         try:
-            wait_until(self._timed, "every rank is in its timed passes", within_s=90)
+            wait_until(self._timed, "every rank is in its timed passes", within_s=180)
         except BaseException:
             end_step(self.process)
             raise
